@@ -1,0 +1,5 @@
+"""`python -m asrcompress`."""
+
+from asrcompress.cli.main import main
+
+main()

@@ -1,0 +1,195 @@
+"""The artifact: one .safetensors file that is all a machine needs to run the compressed model.
+
+Tensors: `<weight>_packed` and `<weight>_scale` for every packed weight (`fc1.weight_packed`,
+`gru.weight_ih_l0_packed`), the other tensors under their own names in the narrowest float that
+costs nothing, and `asrcompress.json`: UTF-8 JSON with family, config, vocabulary, recipe, parent,
+shapes and bits of the packed weights, and tied names. The header's one metadata entry is
+`format: asrcompress.v1`; everything else is in the tensor, since the order of several header
+entries is not fixed and the bytes of an artifact are. Nothing is pickled, no tied weight is stored
+twice, no float copy of a packed weight is stored. Integer modules are built from this elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.files import atomic_write, sha256_file
+from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight
+from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
+
+FORMAT = "asrcompress.v1"
+JSON_NAME = "asrcompress.json"
+
+
+@dataclass(frozen=True)
+class ArtifactContent:
+    """What an artifact holds. `quantized` and `floats` are keyed by the names of the float model's
+    state dict; `tied` maps an alias to the name under which the tensor is stored."""
+
+    family: str
+    config: dict[str, Any]
+    vocabulary: list[str] | None
+    recipe: dict[str, Any]
+    parent: dict[str, Any]
+    quantized: dict[str, QuantizedWeight]
+    floats: dict[str, Tensor]
+    tied: dict[str, str] = field(default_factory=dict)
+
+
+def narrow_float(tensor: Tensor) -> Tensor:
+    """Store a small float tensor (bias, norm) as float16 where that costs no quality.
+
+    Kept when the largest magnitude is a normal float16 (or 0), so that every element's error is at
+    most 2^-11 of itself, or 2^-25 absolute; other tensors come back as they are.
+    """
+    if tensor.dtype != torch.float32 or tensor.dim() > 1 or not torch.isfinite(tensor).all():
+        return tensor
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    return tensor.half() if largest == 0 or FP16_SMALLEST_NORMAL <= largest <= FP16_LARGEST else tensor
+
+
+def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = False) -> None:
+    """Write the artifact, whole or not at all. The same content gives the same bytes."""
+    tensors: dict[str, Tensor] = {}
+    weights: dict[str, dict[str, Any]] = {}
+    for name, weight in content.quantized.items():
+        tensors[f"{name}_packed"] = pack(weight.codes, weight.num_bits)
+        tensors[f"{name}_scale"] = weight.scale.contiguous()
+        weights[name] = {"num_bits": weight.num_bits, "granularity": str(weight.granularity), "shape": list(weight.shape)}
+    for name, tensor in content.floats.items():
+        if name in tensors or name == JSON_NAME:
+            raise AsrCompressError(f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint")
+        tensors[name] = narrow_float(tensor.detach()).contiguous()
+    record = {
+        "family": content.family,
+        "config": content.config,
+        "vocabulary": content.vocabulary,
+        "recipe": content.recipe,
+        "parent": content.parent,
+        "weights": weights,
+        "tied": content.tied,
+    }
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    tensors[JSON_NAME] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    data = save(tensors, metadata={"format": FORMAT})
+    with atomic_write(path, force=force) as handle:
+        handle.write(data)
+
+
+def is_artifact(path: str | Path) -> bool:
+    """Whether a file's header says `format: asrcompress.*`. False for anything unreadable."""
+    header = _read_header(Path(path))
+    metadata = header.get("__metadata__") if header else None
+    return isinstance(metadata, dict) and str(metadata.get("format", "")).startswith("asrcompress.")
+
+
+def load_artifact(path: str | Path) -> ArtifactContent:
+    """Read an artifact back, with every size checked.
+
+    Raises:
+        AsrCompressError: not an artifact of this version, or damaged.
+    """
+    path = Path(path)
+    header = _read_header(path)
+    if header is None:
+        raise AsrCompressError(f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize")
+    version = (header.get("__metadata__") or {}).get("format")
+    if version != FORMAT:
+        raise AsrCompressError(f"{path}: format '{version}' is not {FORMAT}; use the asrcompress that wrote it")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+        record = json.loads(bytes(tensors.pop(JSON_NAME).numpy()))
+        weights, tied = dict(record["weights"]), dict(record["tied"])
+        quantized = {name: _unpack(name, entry, tensors) for name, entry in weights.items()}
+        content = ArtifactContent(
+            str(record["family"]), dict(record["config"]), record["vocabulary"], dict(record["recipe"]),
+            dict(record["parent"]), quantized, tensors, tied,
+        )  # fmt: skip
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
+        cause = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+        raise AsrCompressError(f"{path}: is damaged ({cause}); write it again with asrcompress quantize") from error
+    known = content.quantized.keys() | content.floats.keys()
+    if not set(tied.values()) <= known:
+        raise AsrCompressError(f"{path}: is damaged (a tied name leads nowhere); write it again with asrcompress quantize")
+    return content
+
+
+def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
+    """Every byte of an artifact by what it is for; the entries' `size_bytes` sum to the file's size.
+
+    Kinds: header, weight_packed, weight_scale, float, json, gap (bytes no tensor claims).
+    """
+    path = Path(path)
+    header = _read_header(path) or {}
+    with open(path, "rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+    entries = [{"name": "header", "kind": "header", "size_bytes": 8 + length}]
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    covered = 0
+    for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        if begin > covered:
+            entries.append({"name": "gap", "kind": "gap", "size_bytes": begin - covered})
+        entries.append({"name": name, "kind": _kind(name, tensors), "size_bytes": end - begin})
+        covered = max(covered, end)
+    rest = path.stat().st_size - 8 - length - covered
+    if rest:
+        entries.append({"name": "gap", "kind": "gap", "size_bytes": rest})
+    return entries
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Name, sha256 and size of a file that is on disk now."""
+    return {"file": path.name, "sha256": sha256_file(path), "size_bytes": path.stat().st_size}
+
+
+def _kind(name: str, tensors: dict[str, Any]) -> str:
+    if name == JSON_NAME:
+        return "json"
+    for suffix, other in (("_packed", "_scale"), ("_scale", "_packed")):
+        if name.endswith(suffix) and name.removesuffix(suffix) + other in tensors:
+            return f"weight{suffix}"
+    return "float"
+
+
+def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedWeight:
+    """Take a weight's packed tensor and scale out of `tensors` and check them against its entry."""
+    num_bits, shape = int(entry["num_bits"]), tuple(int(size) for size in entry["shape"])
+    granularity = Granularity.parse(str(entry["granularity"]))
+    packed, scale = tensors.pop(f"{name}_packed"), tensors.pop(f"{name}_scale")
+    if num_bits not in SUPPORTED_BITS or len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"{name}: {num_bits} bits, shape {list(shape)}")
+    count = torch.Size(shape).numel()
+    rows, columns = shape[0], count // shape[0]
+    expected = (1 if granularity.kind == "per_tensor" else rows, granularity.num_groups(columns, name))
+    if packed.dtype not in (torch.int8, torch.uint8) or packed.numel() != packed_size_bytes(count, num_bits):
+        raise ValueError(f"{name}: {packed.numel()} packed bytes where {packed_size_bytes(count, num_bits)} are due")
+    if tuple(scale.shape) != expected or not torch.isfinite(scale).all():
+        raise ValueError(f"{name}: scale of shape {list(scale.shape)} where {list(expected)} is due")
+    codes = unpack(packed, num_bits, count).reshape(rows, columns)
+    return QuantizedWeight(codes, scale, num_bits, granularity, shape)
+
+
+def _read_header(path: Path) -> dict[str, Any] | None:
+    """The JSON header of a safetensors file, or None when there is none."""
+    try:
+        with open(path, "rb") as handle:
+            start = handle.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(100_000_000, path.stat().st_size - 8):
+                return None
+            header = json.loads(handle.read(length))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None

@@ -1,0 +1,1 @@
+"""The command line: one file per subcommand, options.py for what they share, output.py for printing."""

@@ -1,0 +1,96 @@
+"""`asrcompress eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from asrcompress.cli.options import DataDir, Device, Force, Json, ModelArgument, Output, Trust
+from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
+from asrcompress.errors import AsrCompressError
+
+
+def evaluate(
+    model: ModelArgument = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option("--data", help="Test set: Fairseq .tsv, LibriSpeech folder, path<TAB>text; keywords: folder per word, or a manifest.", show_default=False),
+    ] = None,
+    output: Output = None,
+    baseline: Annotated[Optional[Path], typer.Option("--baseline", help="Earlier .eval.json on the same set: adds a paired interval.")] = None,
+    beam: Annotated[int, typer.Option(help="Beam width (ASR).")] = 5,
+    lenpen: Annotated[float, typer.Option(help="Length penalty: above 1 favours longer texts (ASR).")] = 1.0,
+    max_len_a: Annotated[float, typer.Option(help="At most a*frames + b tokens are generated (ASR).")] = 0.0,
+    max_len_b: Annotated[int, typer.Option(help="See --max-len-a (ASR).")] = 200,
+    batch_size: Annotated[
+        int, typer.Option(help="Utterances decoded together. 1 is reproducible to the bit; more is faster and, by padding, can change a word.")
+    ] = 1,
+    normalizer: Annotated[str, typer.Option(help="Text normaliser, for both sides: basic or none (ASR).")] = "basic",
+    keyword: Annotated[Optional[str], typer.Option(help="The word to find (keywords).")] = None,
+    split: Annotated[Optional[str], typer.Option(help="train, val or test, where the set has splits (keywords).")] = None,
+    threshold: Annotated[float, typer.Option(help="Probability from which a clip counts as the keyword.")] = 0.5,
+    audio_root: Annotated[Optional[Path], typer.Option(help="Where a table's relative audio paths start [default: its folder].")] = None,
+    limit: Annotated[Optional[int], typer.Option(help="Only the first N utterances (another test set, with its own hash).")] = None,
+    resamples: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 1000,
+    confidence: Annotated[float, typer.Option(help="Of the interval.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    trust_checkpoint: Trust = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on a test set: WER and CER with an interval, or AU FA-FR. Writes MODEL.eval.json.
+
+    \b
+    Example:
+      asrcompress eval samples/asr/checkpoint_best.pt --data samples/asr/test.tsv --limit 5 -o /tmp/float.eval.json
+    """
+    path = path_from_stdin("model") if model in (None, "-") else model
+    if data is None:
+        raise AsrCompressError("--data is missing: name the test set")
+
+    from asrcompress.cli.trust import warn_of_trust
+    from asrcompress.ops.evaluate import EvalConfig
+    from asrcompress.ops.evaluate import evaluate as run
+
+    config = EvalConfig(
+        data=data, audio_root=audio_root, beam=beam, lenpen=lenpen, max_len_a=max_len_a, max_len_b=max_len_b, batch_size=batch_size,
+        normalizer=normalizer, keyword=keyword, split=split, threshold=threshold, limit=limit, baseline=baseline,
+        num_resamples=resamples, confidence=confidence, seed=seed, device=device,
+    )  # fmt: skip
+    if trust_checkpoint:
+        warn_of_trust(path)
+    written, record = run(
+        path, config, output=output, data_dir=data_dir, trust=trust_checkpoint, force=force, progress=progress_bar("eval")
+    )
+    say(_summary(record))
+    if as_json:
+        emit_json(record)
+    else:
+        emit(str(written))
+
+
+def _summary(record: dict[str, Any]) -> str:
+    """One line: the figure, its interval and counts, the size, the speed."""
+    metrics, model = record["metrics"], record["model"]
+    name = "wer" if "wer" in metrics else "au_fa_fr"
+    interval = record["intervals"][name]
+    between = f"{interval['confidence']:.0%} interval"
+    if name == "wer":
+        figure = f"WER {metrics['wer']:.2%} ({between} {interval['low']:.2%} to {interval['high']:.2%}; {_errors(metrics)})"
+    else:
+        figure = (
+            f"AU FA-FR {metrics['au_fa_fr']:.3e} ({between} {interval['low']:.2e} to {interval['high']:.2e}); at threshold "
+            f"{record['decoding']['threshold']:g}: {metrics['false_accepts']} false accepts, {metrics['false_rejects']} false rejects"
+        )
+    scored = f"{metrics['num_scored']} of {metrics['num_utterances']} scored"
+    speed = f"real-time factor {metrics['real_time_factor']:.3f}"
+    return f"{model['file']}: {figure}; {scored}; {format_bytes(model['size_bytes'])}; {speed}"
+
+
+def _errors(metrics: dict[str, Any]) -> str:
+    counts = f"{metrics['substitutions']} sub, {metrics['insertions']} ins, {metrics['deletions']} del of {metrics['num_reference_words']} words"
+    return counts + (f", {metrics['num_empty_references']} empty references" if metrics["num_empty_references"] else "")

@@ -1,0 +1,85 @@
+"""The `asrcompress` command: subcommands, exit codes, one-line errors. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import asrcompress
+from asrcompress.cli.analyze import analyze
+from asrcompress.cli.evaluate import evaluate
+from asrcompress.cli.output import say
+from asrcompress.cli.quantize import quantize
+from asrcompress.cli.report import report
+from asrcompress.errors import EXIT_BROKEN_PIPE, EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER, AsrCompressError
+
+app = typer.Typer(
+    name="asrcompress",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.command()(analyze)
+app.command()(quantize)
+app.command("eval")(evaluate)
+app.command()(report)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"asrcompress {asrcompress.__version__}")  # noqa: T201 (data, asked for)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Compress trained speech-recognition checkpoints. What is on disk is what is measured.
+
+    \b
+    Commands chain through files; each prints the path of what it wrote:
+      asrcompress quantize model.pt --bits 8 --activations int8 -o model.int8.safetensors |
+        asrcompress eval --data test.tsv | asrcompress report --require 'wer<=0.05'
+    """
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 ok, 1 gate failed, 2 the user can fix it, 3 a bug, 130 Ctrl-C, 141 broken pipe."""
+    try:
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+    except AsrCompressError as error:
+        say(f"asrcompress: {error}")
+        code = EXIT_USER
+    except typer.Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        say("asrcompress: interrupted; nothing was left half-written")
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's own flush at exit must not fail, too
+        code = EXIT_BROKEN_PIPE
+    except Exception as error:
+        code = _usage_or_bug(error)
+    sys.exit(code)
+
+
+def _usage_or_bug(error: Exception) -> int:
+    """Click's usage errors are the user's; anything else is ours, with the traceback that a report needs."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        say(f"asrcompress: {' '.join(error.format_message().split())}; see --help")
+        return EXIT_USER
+    import traceback
+
+    traceback.print_exc()
+    say(f"asrcompress: bug: {type(error).__name__}: {error}; please report the lines above")
+    return EXIT_BUG
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Options that several subcommands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+ModelArgument = Annotated[
+    Optional[str],
+    typer.Argument(metavar="MODEL", help="Checkpoint or artifact; left out or '-': its path is read from stdin.", show_default=False),
+]
+DataDir = Annotated[
+    Optional[Path],
+    typer.Option("--data-dir", help="Folder with a Fairseq checkpoint's config.yaml and dictionary [default: beside the checkpoint]."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-checkpoint", help="Let a pickled checkpoint run the code it names. Only for files you trust."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the sidecar as JSON instead of a path.")]
+Output = Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write.", show_default=False)]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]

@@ -1,0 +1,145 @@
+"""`asrcompress report`: sidecars in; a table, files for people and machines, and an exit code out.
+
+Works without torch. Building the rows and the formats is report/'s work, judging is gate.py's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asrcompress.errors import EXIT_GATE_FAILED, AsrCompressError
+
+if TYPE_CHECKING:
+    from asrcompress.report.rows import Report
+
+
+class TextFormat(StrEnum):
+    """What can go to stdout."""
+
+    table = "table"
+    markdown = "markdown"
+    json = "json"
+    csv = "csv"
+
+
+def report(
+    sidecars: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SIDECAR...", help="Sidecars (.json) to report on; - or a pipe: paths from stdin, one a line."),
+    ] = None,
+    baseline: Annotated[
+        list[Path] | None, typer.Option("--baseline", help="Sidecar of the baseline; repeat for its others.")
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", help="A gate, such as 'wer<=0.05', 'delta.wer<=0.005' or 'ratio.size_bytes<=0.27'; repeat."),
+    ] = None,
+    text_format: Annotated[TextFormat, typer.Option("--format", help="What goes to stdout.")] = TextFormat.table,
+    html: Annotated[Path | None, typer.Option("--html", help="Write one self-contained HTML page.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write the gates as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table and gates as markdown.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write all metrics as CSV.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write all metrics and gates as JSON.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+) -> None:
+    """Compare models by their sidecars, and gate them.
+
+    Exit code 0: every gate passed; 1: a gate failed; 2: a metric was not measured, runs are not comparable, or an
+    input is wrong.
+    """
+    from asrcompress import gate
+    from asrcompress import report as formats
+    from asrcompress.report.rows import build_report
+    from asrcompress.sidecar import read
+
+    requirements = [gate.parse(text) for text in require or []]
+    paths = _paths(sidecars or [])
+    outputs = {"html": html, "junit": junit, "markdown": markdown, "csv": csv, "json": json}
+    chosen = {name: path for name, path in outputs.items() if path is not None}
+    _check_outputs(chosen, [*paths, *(baseline or [])], force)
+    built = build_report([read(path) for path in paths], [read(path) for path in baseline or []], requirements)
+
+    texts = {path: formats.render(name, built) for name, path in chosen.items()}
+    shown = _table(built) if text_format == "table" else formats.render(text_format, built)
+    _write(texts, force)
+    _print(shown)
+    if text_format != "table":
+        for note in built.notes:
+            typer.echo(f"note: {note}", err=True)
+    errors = [result for result in built.results if result.status == "error"]
+    failed = [result for result in built.results if result.status == "failed"]
+    for result in failed:
+        typer.echo(f"gate failed: {result.label}: {result.requirement}: {result.message}", err=True)
+    if errors:
+        more = f" (and {len(errors) - 1} more gates that could not be judged)" if len(errors) > 1 else ""
+        raise AsrCompressError(f"--require '{errors[0].requirement}': {errors[0].message}{more}")
+    if failed:
+        raise typer.Exit(EXIT_GATE_FAILED)
+
+
+def _paths(given: list[Path]) -> list[Path]:
+    """The arguments, with the lines of stdin in the place of "-", or alone where there are no arguments."""
+    if not given and sys.stdin.isatty():
+        raise AsrCompressError("no sidecars; give them as arguments, or their paths on stdin, one a line")
+    paths: list[Path] = []
+    for path in given or [Path("-")]:
+        if str(path) != "-":
+            paths.append(path)
+        else:
+            paths.extend(_stdin_paths())
+    if not paths:
+        raise AsrCompressError("stdin named no sidecars; the command before the pipe may have failed")
+    return paths
+
+
+def _stdin_paths() -> list[Path]:
+    try:
+        lines = sys.stdin.read().splitlines()
+    except UnicodeDecodeError:
+        raise AsrCompressError("stdin is not text; pipe the paths of sidecars, one a line, not a file's bytes") from None
+    return [Path(line.strip()) for line in lines if line.strip()]
+
+
+def _check_outputs(outputs: dict[str, Path], inputs: list[Path], force: bool) -> None:
+    """Find before any work what would stop an output from being written."""
+    from asrcompress.files import require_absent
+
+    resolved = {path.resolve() for path in inputs}
+    seen: dict[Path, str] = {}
+    for name, path in outputs.items():
+        if path.resolve() in resolved:
+            raise AsrCompressError(f"{path}: is an input; choose another name for --{name}")
+        if path.resolve() in seen:
+            raise AsrCompressError(f"{path}: is named by --{seen[path.resolve()]} and --{name}; give each a file of its own")
+        seen[path.resolve()] = name
+        require_absent(path, force=force)
+
+
+def _write(texts: dict[Path, str], force: bool) -> None:
+    from asrcompress.files import atomic_write
+
+    for path, text in texts.items():
+        with atomic_write(path, force=force) as handle:
+            handle.write(text.encode())
+
+
+def _table(built: Report) -> str:
+    """The table as the terminal can show it. A pipe gets one line per model and no colour, whatever FORCE_COLOR says."""
+    from asrcompress.report.table import render
+
+    if not sys.stdout.isatty():
+        return render(built)
+    color = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return render(built, width=os.get_terminal_size(sys.stdout.fileno()).columns, color=color)
+
+
+def _print(text: str) -> None:
+    """To stdout; a character that its encoding lacks is written as an escape and stops nothing."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)

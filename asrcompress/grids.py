@@ -1,0 +1,128 @@
+"""Integer grids: how a float weight becomes codes and scales, and back. Pure tensors.
+
+Symmetric grids with a restricted range: num_bits holds the codes -(2^(b-1) - 1) .. 2^(b-1) - 1,
+so negation is exact and zero is a code. Does not choose scales by data and does not pack bytes;
+quantizers/ and packing.py do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asrcompress.errors import AsrCompressError
+
+FP16_SMALLEST_NORMAL = 2.0**-14
+FP16_LARGEST = 65504.0
+
+
+@dataclass(frozen=True)
+class Granularity:
+    """How many weights share a scale.
+
+    A weight of shape (out, ...) is seen as (rows, columns): rows = out, columns = the product of
+    the rest, which is the reduction dimension. The scale's shape is
+    per_tensor (1, 1); per_channel (rows, 1); per_group (rows, columns / group_size).
+    """
+
+    kind: str
+    group_size: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Granularity:
+        """Read `per_channel`, `per_tensor` or `per_group:SIZE`."""
+        kind, _, size = text.partition(":")
+        if kind in ("per_tensor", "per_channel") and not size:
+            return cls(kind)
+        if kind == "per_group" and size.isascii() and size.isdigit() and int(size) > 0:
+            return cls(kind, int(size))
+        raise AsrCompressError(f"granularity '{text}': use per_channel, per_tensor, or per_group:SIZE such as per_group:32")
+
+    def __str__(self) -> str:
+        return self.kind if self.group_size is None else f"{self.kind}:{self.group_size}"
+
+    def num_groups(self, columns: int, name: str = "weight") -> int:
+        """Scales per row. Raises when the columns do not divide into groups."""
+        if self.group_size is None:
+            return 1
+        if columns % self.group_size:
+            raise AsrCompressError(
+                f"{name}: {columns} inputs do not divide into groups of {self.group_size}; "
+                f"use a divisor such as {math.gcd(columns, self.group_size)}, or --exclude '{name}'"
+            )
+        return columns // self.group_size
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight as integers.
+
+    codes: (rows, columns) int8, each within quant_min..quant_max of num_bits.
+    scale: float16 or float32, shaped as Granularity says, as it is stored.
+    shape: the weight's own shape; rows x columns elements.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    num_bits: int
+    granularity: Granularity
+    shape: tuple[int, ...]
+
+    def dequantize(self) -> Tensor:
+        """The float32 weight, in its own shape, that the integers stand for."""
+        return dequantize(self.codes, self.scale).reshape(self.shape)
+
+
+def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
+    """codes (rows, columns) x scale (rows or 1, groups) -> float32 (rows, columns)."""
+    rows, columns = codes.shape
+    groups = scale.shape[1]
+    grouped = codes.reshape(rows, groups, columns // max(groups, 1)).float()
+    return (grouped * scale.float().unsqueeze(-1)).reshape(rows, columns)
+
+
+def quant_max(num_bits: int) -> int:
+    """The largest code; the smallest is its negation."""
+    return 2 ** (num_bits - 1) - 1
+
+
+def as_rows(weight: Tensor, name: str = "weight") -> Tensor:
+    """See a weight of shape (out, ...) as (rows, columns), checked to be finite and not empty."""
+    if weight.dim() < 2 or weight.numel() == 0:
+        raise AsrCompressError(f"{name}: shape {tuple(weight.shape)} has no rows and columns to quantize; --exclude '{name}'")
+    if not torch.isfinite(weight).all():
+        raise AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")
+    return weight.detach().float().reshape(weight.shape[0], -1)
+
+
+def max_abs(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:
+    """The largest magnitude that each scale has to cover, shaped like the scale."""
+    count, columns = rows.shape
+    groups = granularity.num_groups(columns, name)
+    if granularity.kind == "per_tensor":
+        return rows.abs().amax().reshape(1, 1)
+    return rows.abs().reshape(count, groups, columns // groups).amax(dim=-1)
+
+
+def narrow_scale(scale: Tensor) -> Tensor:
+    """Store a scale as float16 where that is free.
+
+    Rounding to codes happens after this, on the stored scale, so the error stays within half a step;
+    float16 is kept only if every scale is a normal number there, else float32.
+    A scale of 0 (a row of zeros) becomes 1: its codes are 0 either way.
+    """
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    fits = bool(((scale >= FP16_SMALLEST_NORMAL) & (scale <= FP16_LARGEST)).all())
+    return scale.half() if fits else scale.float().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def encode(rows: Tensor, scale: Tensor, num_bits: int) -> Tensor:
+    """Round (rows, columns) float32 to the nearest code on the grid of `scale`; int8."""
+    count, columns = rows.shape
+    groups = scale.shape[1]
+    steps = rows.reshape(count, groups, columns // groups) / scale.float().unsqueeze(-1)
+    limit = quant_max(num_bits)
+    return steps.round().clamp(-limit, limit).to(torch.int8).reshape(count, columns)

@@ -1,0 +1,59 @@
+"""Model families: name -> module, loaded when asked for.
+
+A family is a module with these names:
+
+TASK                        "asr" or "keyword"
+SAMPLE_RATE_HZ              of the audio it takes
+recognises(checkpoint)      whether a checkpoint is of this family
+read_spec(checkpoint, data_dir)  -> ModelSpec: all that is needed to build, plain JSON
+clean_tensors(checkpoint, spec)  -> the model's own tensors, under the built module's names
+build(spec)                 -> a fresh float torch.nn.Module in eval mode, weights not loaded
+features(spec, audio)       waveform -> (frames, bins) or what the module takes
+example_inputs(spec, duration_s, num_tokens, batch_size) -> (inputs of forward, input record) to count MACs
+DEFAULT_DURATION_S          of those inputs
+asr: transcriber(spec, module, **decoding) -> list of features -> list of texts
+keyword: scores(module, features) -> probability of the keyword, per clip
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from asrcompress.errors import AsrCompressError
+
+if TYPE_CHECKING:
+    from asrcompress.checkpoints import Checkpoint
+
+FAMILIES = {
+    "s2t_transformer": "asrcompress.models.s2t_transformer",
+    "kws_crnn": "asrcompress.models.kws_crnn",
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What an artifact stores to build its model again. `config` is plain JSON."""
+
+    family: str
+    config: dict[str, Any]
+    vocabulary: list[str] | None = None
+
+
+def get_family(name: str) -> ModuleType:
+    """The family called `name`. Raises AsrCompressError with the known names."""
+    if name not in FAMILIES:
+        raise AsrCompressError(f"model family '{name}' is not supported; supported: {', '.join(FAMILIES)}")
+    return import_module(FAMILIES[name])
+
+
+def recognise(checkpoint: Checkpoint) -> ModuleType:
+    """The family that a checkpoint belongs to, or an error that says what it looks like."""
+    for name in FAMILIES:
+        family = get_family(name)
+        if family.recognises(checkpoint):
+            return family
+    what = f"architecture '{checkpoint.arch}'" if checkpoint.arch else f"tensors such as {next(iter(checkpoint.tensors))}"
+    raise AsrCompressError(f"{checkpoint.path}: {what} is of no supported family; supported: {', '.join(FAMILIES)}")

@@ -1,0 +1,87 @@
+"""The one place that imports Fairseq: its model classes, its Dictionary, its beam search."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asrcompress.errors import AsrCompressError
+
+INSTALL = "READTHEDOCS=1 pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Fairseq logs and warns while it is imported; none of it concerns our user."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _import() -> Any:
+    try:
+        with _quiet():
+            import fairseq.models.speech_to_text.s2t_transformer as s2t
+            from fairseq.data import Dictionary
+            from fairseq.sequence_generator import SequenceGenerator
+    except ImportError as error:
+        raise AsrCompressError(f"Fairseq cannot be imported ({error}); install it: {INSTALL}") from error
+    return SimpleNamespace(s2t=s2t, Dictionary=Dictionary, SequenceGenerator=SequenceGenerator)
+
+
+def make_dictionary(symbols: list[str]) -> Any:
+    """Fairseq's Dictionary: the four specials, then these symbols in order."""
+    dictionary = _import().Dictionary()
+    for symbol in symbols:
+        dictionary.add_symbol(symbol, overwrite=True)
+    return dictionary
+
+
+def s2t_transformer_arguments() -> dict[str, Any]:
+    """Every argument that the architecture reads, with Fairseq's defaults."""
+    arguments = argparse.Namespace()
+    _import().s2t.base_architecture(arguments)
+    return vars(arguments)
+
+
+def build_s2t_transformer(arguments: dict[str, Any], symbols: list[str]) -> nn.Module:
+    """Fairseq's S2TTransformerModel with these arguments and this vocabulary; weights are random."""
+    task = SimpleNamespace(target_dictionary=make_dictionary(symbols), source_dictionary=None)
+    with _quiet():
+        return _import().s2t.S2TTransformerModel.build_model(argparse.Namespace(**arguments), task).eval()
+
+
+def beam_search(
+    model: nn.Module, symbols: list[str], *, beam: int, lenpen: float, max_len_a: float, max_len_b: int
+) -> Callable[[Tensor, Tensor], list[list[str]]]:
+    """Fairseq's beam search over one model.
+
+    Returns a function: features (batch, frames, bins) and lengths (batch,) -> the best
+    hypothesis's symbols per utterance, specials left out.
+    """
+    dictionary = make_dictionary(symbols)
+    generator = _import().SequenceGenerator(
+        [model], dictionary, beam_size=beam, len_penalty=lenpen, max_len_a=max_len_a, max_len_b=max_len_b
+    )
+    specials = {dictionary.bos(), dictionary.pad(), dictionary.eos()}
+
+    def decode(features: Tensor, lengths: Tensor) -> list[list[str]]:
+        with torch.no_grad():
+            finalized = generator.forward({"net_input": {"src_tokens": features, "src_lengths": lengths}})
+        best = [hypotheses[0]["tokens"].tolist() if hypotheses else [] for hypotheses in finalized]
+        return [[dictionary[token] for token in tokens if token not in specials] for tokens in best]
+
+    return decode

@@ -1,0 +1,105 @@
+"""What a Fairseq speech-to-text checkpoint leaves outside itself: config.yaml, dictionary, CMVN statistics.
+
+Reads them from the checkpoint's folder, from a folder the user names, or from where the checkpoint
+says it was trained, and turns them into plain JSON. Imports no Fairseq.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from asrcompress.errors import AsrCompressError
+
+UNSUPPORTED = {"use_audio_input": "raw audio input", "prepend_tgt_lang_tag": "target language tags",
+               "prepend_bos_and_append_tgt_lang_tag": "target language tags"}  # fmt: skip
+
+
+def find_data_dir(checkpoint_path: Path, config: dict[str, Any], data_dir: Path | None) -> tuple[Path, Path]:
+    """The folder of the training data and the config.yaml in it."""
+    task = config.get("task", {})
+    file_name = Path(str(task.get("config_yaml") or "config.yaml"))
+    candidates = [data_dir] if data_dir else [checkpoint_path.parent, Path(str(task.get("data") or "."))]
+    for folder in candidates:
+        if (folder / file_name).is_file():
+            return folder, folder / file_name
+    looked = " and ".join(str(folder) for folder in candidates)
+    raise AsrCompressError(
+        f"{checkpoint_path}: its {file_name} (features and vocabulary) is not in {looked}; "
+        "put it beside the checkpoint or give its folder with --data-dir"
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, read safely."""
+    try:
+        record = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise AsrCompressError(f"{path}: cannot be read as YAML ({error}); give Fairseq's config.yaml") from error
+    if not isinstance(record, dict):
+        raise AsrCompressError(f"{path}: holds no mapping; give Fairseq's config.yaml")
+    return record
+
+
+def read_front_end(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Features as evaluation uses them: {"num_mel_bins", "sample_rate_hz", "transforms": [...]}.
+
+    The transforms are those of the split `_eval`, else of `*`, as in Fairseq; global CMVN's
+    statistics are read into the record.
+    """
+    for key, what in UNSUPPORTED.items():
+        if record.get(key):
+            raise AsrCompressError(f"{path}: {what} ({key}) is not supported")
+    table = record.get("transforms") or record.get("feature_transforms") or {}
+    names = table.get("_eval", table.get("*")) or []
+    return {
+        "num_mel_bins": int(record.get("input_feat_per_channel", 80)),
+        "sample_rate_hz": int(record.get("sample_rate", 16_000)),
+        "transforms": [_transform(path, record, str(name)) for name in names],
+    }
+
+
+def read_text_units(path: Path, record: dict[str, Any]) -> str:
+    """How pieces become text: `sentencepiece`, or `words` (no subwords)."""
+    bpe = (record.get("bpe_tokenizer") or {}).get("bpe")
+    tokenizer = (record.get("pre_tokenizer") or {}).get("tokenizer")
+    if bpe not in (None, "sentencepiece") or tokenizer is not None:
+        raise AsrCompressError(f"{path}: bpe '{bpe}' with tokenizer '{tokenizer}' is not supported; sentencepiece or none is")
+    return "words" if bpe is None else "sentencepiece"
+
+
+def read_dictionary(path: Path) -> list[str]:
+    """The symbols of a Fairseq dictionary file (`symbol count` lines), in order, without the four specials."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise AsrCompressError(
+            f"{path}: the dictionary is missing; put it beside config.yaml or give its folder with --data-dir"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AsrCompressError(f"{path}: the dictionary cannot be read ({error})") from error
+    symbols = []
+    for number, line in enumerate(lines, start=1):
+        symbol, space, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
+        if not space or not count.lstrip("-").isdigit():
+            raise AsrCompressError(f"{path}:{number}: is not a `symbol count` line; give Fairseq's dictionary file")
+        symbols.append(symbol)
+    return symbols
+
+
+def _transform(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
+    options = record.get(name) or {}
+    if name == "utterance_cmvn":
+        return {"name": name, "norm_means": bool(options.get("norm_means", True)), "norm_vars": bool(options.get("norm_vars", True))}
+    if name == "global_cmvn":
+        stats = path.parent / str(options.get("stats_npz_path", "gcmvn.npz"))
+        try:
+            with np.load(stats, allow_pickle=False) as arrays:
+                mean, std = arrays["mean"], arrays["std"]
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise AsrCompressError(f"{stats}: global CMVN statistics cannot be read ({error}); put the file beside {path.name}") from error
+        return {"name": name, "mean": mean.astype(np.float64).tolist(), "std": std.astype(np.float64).tolist()}
+    raise AsrCompressError(f"{path}: the feature transform '{name}' at evaluation is not supported; utterance_cmvn and global_cmvn are")

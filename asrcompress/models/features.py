@@ -1,0 +1,65 @@
+"""Front-ends: waveforms to features. Kaldi filter banks with CMVN, and log-mel spectrograms.
+
+Both come from torchaudio. Reading audio files is speech/audio.py's work.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KALDI_SCALE = 2**15  # Kaldi works on 16-bit sample values
+FBANK_WINDOW_S, FBANK_HOP_S = 0.025, 0.010
+
+
+def fbank(audio: np.ndarray, *, sample_rate_hz: int, num_mel_bins: int) -> Tensor:
+    """Kaldi log filter banks: (samples,) float in [-1, 1] -> (frames, num_mel_bins).
+
+    25 ms windows every 10 ms, no dither; audio shorter than a window gives 0 frames.
+    """
+    from torchaudio.compliance import kaldi
+
+    if len(audio) < FBANK_WINDOW_S * sample_rate_hz:
+        return torch.zeros(0, num_mel_bins)
+    waveform = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).unsqueeze(0) * KALDI_SCALE
+    return kaldi.fbank(waveform, num_mel_bins=num_mel_bins, sample_frequency=float(sample_rate_hz))
+
+
+def num_fbank_frames(duration_s: float) -> int:
+    """Frames that `fbank` gives for audio of this length."""
+    return max(0, 1 + math.floor((duration_s - FBANK_WINDOW_S) / FBANK_HOP_S + 1e-6))
+
+
+def normalize(features: Tensor, transform: dict[str, Any]) -> Tensor:
+    """Cepstral mean and variance normalisation of (frames, bins), as Fairseq does it.
+
+    `transform` is {"name": "utterance_cmvn", "norm_means", "norm_vars"} or
+    {"name": "global_cmvn", "mean": [...], "std": [...]}.
+    """
+    if transform["name"] == "global_cmvn":
+        return (features - torch.tensor(transform["mean"])) / torch.tensor(transform["std"])
+    mean = features.mean(dim=0)
+    variance = (features**2).mean(dim=0) - mean**2
+    if transform["norm_means"]:
+        features = features - mean
+    if transform["norm_vars"]:
+        features = features / variance.clamp_min(1e-10).sqrt()
+    return features
+
+
+@cache
+def _mel_spectrogram(sample_rate_hz: int, num_mels: int, window: int, hop: int) -> torch.nn.Module:
+    from torchaudio.transforms import MelSpectrogram
+
+    return MelSpectrogram(sample_rate=sample_rate_hz, n_fft=window, win_length=window, hop_length=hop, n_mels=num_mels)
+
+
+def log_mel(audio: np.ndarray, *, sample_rate_hz: int, num_mels: int, window: int, hop: int) -> Tensor:
+    """log(clamp(mel, 1e-9, 1e9)): (samples,) -> (num_mels, frames), frames = samples // hop + 1."""
+    waveform = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
+    return _mel_spectrogram(sample_rate_hz, num_mels, window, hop)(waveform).clamp(1e-9, 1e9).log()

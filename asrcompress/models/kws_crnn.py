@@ -1,0 +1,72 @@
+"""Family kws_crnn: the keyword spotter of the streaming, distillation and quantization report.
+
+Log-mel front-end (16 kHz, n_fft = win = 400, hop 160, 40 bins), clips padded or cut to one second.
+Sizes are read from the tensors. The network itself is crnn.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asrcompress.models import ModelSpec
+from asrcompress.models.crnn import CRNN
+from asrcompress.models.features import log_mel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asrcompress.checkpoints import Checkpoint
+
+TASK = "keyword"
+SAMPLE_RATE_HZ = 16_000
+CLIP_SAMPLES = 16_000
+WINDOW, HOP = 400, 160
+DEFAULT_DURATION_S = 1.0
+
+
+def recognises(checkpoint: Checkpoint) -> bool:
+    """A state dict with the report's names."""
+    return {"conv.0.weight", "gru.weight_ih_l0", "classifier.weight"} <= checkpoint.tensors.keys()
+
+
+def read_spec(checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec:
+    """All sizes, from the tensors' shapes; `data_dir` is not needed."""
+    return ModelSpec("kws_crnn", dict(CRNN.from_state_dict(checkpoint.tensors).sizes))
+
+
+def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
+    """The tensors as they are: the built module has the same names."""
+    return dict(checkpoint.tensors)
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """A fresh CRNN of these sizes."""
+    sizes = {name: tuple(size) if isinstance(size, list) else size for name, size in spec.config.items()}
+    return CRNN(**sizes).eval()
+
+
+def features(spec: ModelSpec, audio: np.ndarray) -> Tensor:
+    """(samples,) -> log-mel (num_mels, frames) of one second, padded with zeros or cut at the end."""
+    clip = np.zeros(CLIP_SAMPLES, dtype=np.float32)
+    clip[: min(len(audio), CLIP_SAMPLES)] = audio[:CLIP_SAMPLES]
+    return log_mel(clip, sample_rate_hz=SAMPLE_RATE_HZ, num_mels=spec.config["num_mels"], window=WINDOW, hop=HOP)
+
+
+def example_inputs(
+    spec: ModelSpec, duration_s: float, num_tokens: int | None, batch_size: int
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Silence of this length, to count MACs with; frames = samples // hop + 1."""
+    num_frames = int(duration_s * SAMPLE_RATE_HZ) // HOP + 1
+    record = {"duration_s": duration_s, "num_frames": num_frames, "num_tokens": None, "batch_size": batch_size}
+    return (torch.zeros(batch_size, spec.config["num_mels"], num_frames),), record
+
+
+def scores(module: nn.Module, batch: list[Tensor]) -> list[float]:
+    """Probability of the keyword (class 1) for each clip's features."""
+    with torch.inference_mode():
+        logits = module(torch.stack(batch))
+    return torch.softmax(logits.double(), dim=-1)[:, 1].tolist()

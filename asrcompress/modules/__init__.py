@@ -1,0 +1,1 @@
+"""Integer versions of the modules that a family uses; swap.py puts them in."""

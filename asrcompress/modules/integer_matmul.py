@@ -1,0 +1,59 @@
+"""Products of int8 operands with int32 accumulation, and the dynamic grid of activations.
+
+The one place where integers are multiplied, so that an audit has one place to look. Does not know
+about modules or weights' storage.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATION_MAX = 127  # symmetric int8
+
+
+def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Put activations on an int8 grid of their own, one scale per token (per vector).
+
+    Args:
+        x: (..., columns) float.
+
+    Returns:
+        int8 codes (..., columns) and float scale (..., 1); a vector of zeros has scale 1.
+    """
+    scale = x.abs().amax(dim=-1, keepdim=True) / ACTIVATION_MAX
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (x / scale).round().clamp(-ACTIVATION_MAX, ACTIVATION_MAX).to(torch.int8), scale
+
+
+def int_matmul(left: Tensor, right: Tensor) -> Tensor:
+    """left (m, k) int8 times right (n, k) int8, transposed -> (m, n) int32, exactly.
+
+    `torch._int_mm` has two traps: on CPU a single column (k = 1) gives wrong products, and on CUDA
+    m must exceed 16 and k, n be multiples of 8. Zeros are padded where they are needed.
+    """
+    m, k = left.shape
+    n = right.shape[0]
+    if m == 0 or n == 0:
+        return left.new_zeros((m, n), dtype=torch.int32)
+    if left.is_cuda:
+        pad_k, pad_n, pad_m = -k % 8, -n % 8, max(17 - m, 0)
+    else:
+        pad_k, pad_n, pad_m = max(2 - k, 0), 0, 0
+    if pad_k or pad_m:
+        left = F.pad(left, (0, pad_k, 0, pad_m))
+    if pad_k or pad_n:
+        right = F.pad(right, (0, pad_k, 0, pad_n))
+    return torch._int_mm(left.contiguous(), right.t())[:m, :n]
+
+
+def int_bmm(left: Tensor, right: Tensor) -> Tensor:
+    """left (b, m, k) int8 times right (b, n, k) int8, transposed -> (b, m, n) int32, exactly.
+
+    On CPU one batched product of int8 values held as int32; on CUDA, which has none, one
+    `int_matmul` per batch entry.
+    """
+    if left.is_cuda:
+        return torch.stack([int_matmul(a, b) for a, b in zip(left, right, strict=True)])
+    return torch.bmm(left.to(torch.int32), right.to(torch.int32).transpose(1, 2))

@@ -1,0 +1,111 @@
+"""Float module -> integer twin: one table, by qualified class name.
+
+A module is matched by the class that its `forward` comes from, so a subclass of Linear that keeps
+Linear's forward is found and one that overrides it is not taken for what it isn't. Names instead of
+classes: Fairseq need not be imported to quantize a keyword spotter. Attention comes as a whole; its
+projections are its own weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.grids import QuantizedWeight
+from asrcompress.modules.attention import IntegerMultiheadAttention
+from asrcompress.modules.conv import IntegerConv
+from asrcompress.modules.gru import IntegerGRU
+from asrcompress.modules.linear import IntegerEmbedding, IntegerLinear
+from asrcompress.modules.weight import IntegerWeight
+
+# `weights` is keyed by the parameter's name inside the module.
+Weights = Mapping[str, QuantizedWeight]
+Share = Callable[[str], IntegerWeight]  # parameter name -> its IntegerWeight, one object for tied weights
+
+
+@dataclass(frozen=True)
+class Twin:
+    """kind: what reports call it; weight_names(module): the parameters that can be packed;
+    build(name, module, weights, share, activations): the integer module."""
+
+    kind: str
+    weight_names: Callable[[nn.Module], list[str]]
+    build: Callable[[str, nn.Module, Weights, Share, str], nn.Module]
+
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def _linear(name: str, module: nn.Linear, weights: Weights, share: Share, activations: str) -> nn.Module:
+    return IntegerLinear(share("weight"), module.bias, activations=activations)
+
+
+def _embedding(name: str, module: nn.Embedding, weights: Weights, share: Share, activations: str) -> nn.Module:
+    if module.max_norm is not None:
+        raise AsrCompressError(f"{name}: an embedding with max_norm changes its weights as it runs; --exclude '{name}.weight'")
+    return IntegerEmbedding(share("weight"), padding_idx=module.padding_idx)
+
+
+def _conv(name: str, module: nn.Conv1d, weights: Weights, share: Share, activations: str) -> nn.Module:
+    return IntegerConv(module, weights["weight"], activations=activations)
+
+
+def _gru_weights(module: nn.GRU) -> list[str]:
+    return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
+
+
+def _gru(name: str, module: nn.GRU, weights: Weights, share: Share, activations: str) -> nn.Module:
+    missing = [weight for weight in _gru_weights(module) if weight not in weights]
+    if missing:
+        raise AsrCompressError(f"{name}: a GRU is packed whole or not at all, and {missing[0]} is left out; --exclude '{name}.*'")
+    return IntegerGRU(module, dict(weights), activations=activations)
+
+
+def _attention(name: str, module: nn.Module, weights: Weights, share: Share, activations: str) -> nn.Module:
+    for attribute in ("bias_k", "bias_v"):
+        if getattr(module, attribute, None) is not None:
+            raise AsrCompressError(f"{name}: attention with {attribute} is not supported; --exclude '{name}.*'")
+    if getattr(module, "add_zero_attn", False):
+        raise AsrCompressError(f"{name}: attention with add_zero_attn is not supported; --exclude '{name}.*'")
+    missing = [weight for weight in PROJECTIONS if f"{weight}.weight" not in weights]
+    if missing:
+        raise AsrCompressError(f"{name}: attention is packed whole or not at all, and {missing[0]} is left out; --exclude '{name}.*'")
+    projections = {
+        short: IntegerLinear(share(f"{short}.weight"), getattr(module, short).bias, activations=activations) for short in PROJECTIONS
+    }
+    return IntegerMultiheadAttention(
+        projections,
+        num_heads=module.num_heads,
+        self_attention=module.self_attention,
+        encoder_decoder_attention=module.encoder_decoder_attention,
+        activations=activations,
+    )
+
+
+def _only_weight(module: nn.Module) -> list[str]:
+    return ["weight"]
+
+
+def _projection_weights(module: nn.Module) -> list[str]:
+    return [f"{short}.weight" for short in PROJECTIONS]
+
+
+TWINS = {
+    "torch.nn.modules.linear.Linear": Twin("linear", _only_weight, _linear),
+    "torch.nn.modules.sparse.Embedding": Twin("embedding", _only_weight, _embedding),
+    "torch.nn.modules.conv.Conv1d": Twin("conv", _only_weight, _conv),
+    "torch.nn.modules.conv.Conv2d": Twin("conv", _only_weight, _conv),
+    "torch.nn.modules.rnn.GRU": Twin("gru", _gru_weights, _gru),
+    "fairseq.modules.multihead_attention.MultiheadAttention": Twin("attention", _projection_weights, _attention),
+}
+
+
+def find_twin(module: nn.Module) -> Twin | None:
+    """The twin of the class whose forward this module runs, or None."""
+    for cls in type(module).__mro__:
+        if "forward" in vars(cls):
+            return TWINS.get(f"{cls.__module__}.{cls.__qualname__}")
+    return None

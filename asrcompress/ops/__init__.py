@@ -1,0 +1,1 @@
+"""What each subcommand does. Operations return records and print nothing; cli/ prints."""

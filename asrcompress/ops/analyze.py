@@ -1,0 +1,195 @@
+"""analyze: what a file holds and what its model costs. Every module with class, shape, parameters, stored bytes and MACs.
+
+Bytes come from the file, MACs from a run on a stated input whose operations are counted as they are
+dispatched. Says which share of the MACs ran on integers; it does not judge quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from asrcompress.artifact import byte_ledger
+from asrcompress.errors import AsrCompressError
+from asrcompress.files import require_absent, write_json
+from asrcompress.metrics.cost import MacCount, count_macs
+from asrcompress.metrics.thop_convention import CONVENTIONS, thop_macs
+from asrcompress.modules.swap import find_weights
+from asrcompress.ops.load import Source, build_model, count_params, describe, environment, open_source
+from asrcompress.packing import packed_size_bytes
+from asrcompress.sidecar import build, sidecar_path
+
+MACS_CONVENTIONS = ("true", *CONVENTIONS)
+INTEGER_DTYPES = {"int8", "uint8", "int16", "int32"}
+
+
+@dataclass(frozen=True)
+class AnalyzeConfig:
+    """Options of `analyze`. duration_s and num_tokens None: the family's defaults."""
+
+    duration_s: float | None = None
+    num_tokens: int | None = None
+    batch_size: int = 1
+    macs_convention: str = "true"
+
+    def __post_init__(self) -> None:
+        if self.macs_convention not in MACS_CONVENTIONS:
+            raise AsrCompressError(f"--macs-convention {self.macs_convention}: use one of {', '.join(MACS_CONVENTIONS)}")
+        if self.duration_s is not None and not 0 < self.duration_s <= 3600:
+            raise AsrCompressError(f"--duration-s {self.duration_s}: give seconds above 0 and up to 3600")
+        if self.batch_size < 1 or (self.num_tokens is not None and self.num_tokens < 1):
+            raise AsrCompressError("--batch-size and --tokens must be at least 1")
+
+
+def analyze(
+    path: str | Path,
+    config: AnalyzeConfig,
+    *,
+    output: str | Path | None = None,
+    data_dir: Path | None = None,
+    trust: bool = False,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Path, dict[str, Any]]:
+    """Describe `path`; write `<path>.analyze.json` (or `output`).
+
+    Raises:
+        AsrCompressError: unreadable model, or an operation whose MACs no rule knows; nothing is written.
+    """
+    path = Path(path)
+    output = Path(output) if output else sidecar_path(path, "analyze")
+    require_absent(output, force=force)
+    source = open_source(path, data_dir=data_dir, trust=trust)
+    loaded = build_model(source)
+    duration_s = config.duration_s if config.duration_s is not None else source.family.DEFAULT_DURATION_S
+    inputs, input_record = source.family.example_inputs(source.spec, duration_s, config.num_tokens, config.batch_size)
+    with torch.no_grad():
+        count = count_macs(loaded.module, lambda: loaded.module(*inputs))
+    # thop knows torch's own classes only: it is shown what the float model would cost.
+    float_module = source.family.build(source.spec)
+    with torch.no_grad():
+        thop = {convention: thop_macs(float_module, inputs, convention=convention) for convention in CONVENTIONS}
+    macs = count.total if config.macs_convention == "true" else thop[config.macs_convention]
+    model = describe(source, count_params(source))
+    layers = layer_rows(source, float_module, count)
+    entries = ledger_entries(source)
+    record = build(
+        "analyze",
+        model=model,
+        environment=environment("cpu"),
+        ledger={"entries": entries, "size_bytes": sum(entry["size_bytes"] for entry in entries)},
+        input=input_record,
+        macs_convention=config.macs_convention,
+        layers=layers,
+        totals=totals(layers),
+        level=level(source, count),
+        metrics={
+            "size_bytes": model["size_bytes"],
+            "model_size_bytes": model["model_size_bytes"],
+            "optimizer_size_bytes": model["optimizer_size_bytes"],
+            "num_params": model["num_params"],
+            "macs": macs,
+            "true_macs": count.total,
+            "thop_macs": thop["thop"],
+            "thop_conv_bias_macs": thop["thop-conv-bias"],
+        },
+    )
+    write_json(output, record, force=force)
+    return output, record
+
+
+def ledger_entries(source: Source) -> list[dict[str, Any]]:
+    """Every byte of the file: tensor by tensor for an artifact, by purpose for a checkpoint."""
+    if source.checkpoint is None:
+        return byte_ledger(source.path)
+    return [{"name": kind, "kind": kind, "size_bytes": size} for kind, size in source.checkpoint.ledger.items()]
+
+
+def layer_rows(source: Source, module: nn.Module, count: MacCount) -> list[dict[str, Any]]:
+    """One row per module that holds tensors or does MACs, in the model's order; kinds as twins.py calls them."""
+    quantized = source.content.quantized if source.content else {}
+    sites = {site.name: site for site in find_weights(module)}
+    stored = stored_bytes(source)
+    macs = dict(count.by_module)
+    names = {name.rpartition(".")[0] for name in [*source.tensors, *quantized, *sites]}
+    rows = []
+    for name, child in module.named_modules(remove_duplicate=False):
+        own = [key for key in [*child.state_dict()] if "." not in key]
+        full = [f"{name}.{key}" if name else key for key in own]
+        module_macs = macs.pop(name, 0)
+        if name not in names and not module_macs:
+            continue
+        weight = next((key for key in full if key in sites), None)
+        first = (sites[weight].tied_to or weight) if weight else None
+        shapes = [list(tensor.shape) for key, tensor in child.state_dict().items() if "." not in key]
+        rows.append(
+            {
+                "name": name,
+                "class": type(child).__name__,
+                "kind": sites[weight].kind if weight else kind_of(child),
+                "shape": shapes[0] if shapes else None,
+                "num_params": sum(numel for key in full if (numel := stored.get(key, (0, 0))[0])),
+                "size_bytes": sum(stored.get(key, (0, 0))[1] for key in full),
+                "macs": module_macs,
+                "num_bits": quantized[first].num_bits if first in quantized else None,
+                "tied_to": sites[weight].tied_to if weight else None,
+            }
+        )
+    for name, module_macs in macs.items():  # modules that only the integer model has
+        rows.append(
+            {"name": name, "class": "", "kind": "other", "shape": None, "num_params": 0, "size_bytes": 0,
+             "macs": module_macs, "num_bits": None, "tied_to": None}
+        )  # fmt: skip
+    return rows
+
+
+def stored_bytes(source: Source) -> dict[str, tuple[int, int]]:
+    """Tensor name -> (parameters, bytes) as the file stores them; a tied tensor counts under its first name."""
+    if source.content:
+        sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(source.path)}
+        stored = {name: (tensor.numel(), sizes[name]) for name, tensor in source.tensors.items()}
+        for name, weight in source.content.quantized.items():
+            stored[name] = (weight.codes.numel(), sizes[f"{name}_packed"] + sizes[f"{name}_scale"])
+            assert sizes[f"{name}_packed"] == packed_size_bytes(weight.codes.numel(), weight.num_bits)
+        return stored
+    stored, seen = {}, set()
+    for name, tensor in source.tensors.items():
+        first = tensor.data_ptr() not in seen
+        seen.add(tensor.data_ptr())
+        stored[name] = (tensor.numel(), tensor.numel() * tensor.element_size()) if first else (0, 0)
+    return stored
+
+
+def kind_of(module: nn.Module) -> str:
+    """A word for modules that are never packed."""
+    return "norm" if "norm" in type(module).__name__.lower() else "other"
+
+
+def totals(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parameters, bytes and MACs by kind, largest first."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for row in layers:
+        total = kinds.setdefault(row["kind"], {"kind": row["kind"], "num_params": 0, "size_bytes": 0, "macs": 0})
+        for key in ("num_params", "size_bytes", "macs"):
+            total[key] += row[key]
+    return sorted(kinds.values(), key=lambda total: -total["size_bytes"])
+
+
+def level(source: Source, count: MacCount) -> dict[str, Any]:
+    """What the file claims, and what the run showed: the share of MACs whose operands were all integers."""
+    on_integers = sum(record.macs for record in count.records if set(record.operand_dtypes) <= INTEGER_DTYPES)
+    packed = sum(weight.codes.numel() for weight in source.content.quantized.values()) if source.content else 0
+    num_params = count_params(source)
+    return {
+        "claimed": source.content.recipe.get("level") if source.content else None,
+        "packed_params_share": packed / num_params if num_params else None,
+        "integer_macs_share": on_integers / count.total if count.total else None,
+        "float_modules": sorted({r.module for r in count.records if not set(r.operand_dtypes) <= INTEGER_DTYPES})
+        if source.content and source.content.recipe.get("level") == "computed"
+        else None,
+    }

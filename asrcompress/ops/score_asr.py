@@ -1,0 +1,98 @@
+"""Transcribing a test set and scoring it: corpus WER and CER, intervals, one record per utterance."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from asrcompress.metrics.bootstrap import bootstrap_interval, paired_bootstrap
+from asrcompress.metrics.error_rate import ErrorRate, UtteranceErrors, score
+from asrcompress.metrics.normalizers import get_normalizer
+from asrcompress.ops.evaluate import Baseline, Clock, EvalConfig, Measured, Progress, batches_of_features, check_audio, check_comparable
+from asrcompress.ops.load import LoadedModel
+from asrcompress.ops.subset import first_utterances
+from asrcompress.speech.datasets import read_utterances
+
+
+def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, clock: Clock, progress: Progress) -> Measured:
+    """Decode every utterance with the family's search and score it."""
+    family, spec = loaded.source.family, loaded.source.spec
+    normalizer = get_normalizer(config.normalizer)
+    dataset = first_utterances(read_utterances(config.data, audio_root=config.audio_root), config.limit)
+    files = [utterance.audio for utterance in dataset.utterances]
+    decoding = {
+        "method": "beam_search", "beam": config.beam, "lenpen": config.lenpen, "max_len_a": config.max_len_a,
+        "max_len_b": config.max_len_b, "batch_size": config.batch_size,
+    }  # fmt: skip
+    data = {"file": config.data.name, "sha256": dataset.sha256, "num_utterances": len(files), "split": None}
+    normalizer_record = {"name": normalizer.name, "sha256": normalizer.sha256}
+    if baseline:
+        check_comparable(baseline, config, data, decoding, normalizer_record)
+    durations = check_audio(config.data, files, family.SAMPLE_RATE_HZ)
+    transcribe = family.transcriber(
+        spec, loaded.module, beam=config.beam, lenpen=config.lenpen, max_len_a=config.max_len_a, max_len_b=config.max_len_b
+    )
+    hypotheses = [""] * len(files)
+    num_without_frames = 0
+    for positions, batch in batches_of_features(loaded, files, config.batch_size, clock):
+        progress(positions[0], len(files))
+        heard = [(position, frames) for position, frames in zip(positions, batch, strict=True) if len(frames)]
+        num_without_frames += len(positions) - len(heard)
+        if heard:
+            begin = time.perf_counter()
+            texts = transcribe([frames for _, frames in heard])
+            clock.compute_s += time.perf_counter() - begin
+            for (position, _), text in zip(heard, texts, strict=True):
+                hypotheses[position] = text
+    progress(len(files), len(files))
+    rates = score([utterance.reference for utterance in dataset.utterances], hypotheses, normalizer=normalizer)
+    lines = [
+        _line(utterance.id, errors, duration_s)
+        for utterance, errors, duration_s in zip(dataset.utterances, rates.per_utterance, durations, strict=True)
+    ]
+    interval = bootstrap_interval(
+        [errors.words.errors for errors in rates.per_utterance],
+        [errors.words.num_reference for errors in rates.per_utterance],
+        num_resamples=config.num_resamples, confidence=config.confidence, seed=config.seed,
+    )  # fmt: skip
+    return Measured(
+        metrics=_counts(rates) | {"num_scored": len(hypotheses), "num_without_frames": num_without_frames},
+        decoding=decoding,
+        intervals={"wer": asdict(interval)},
+        utterances=lines,
+        data=data,
+        normalizer=normalizer_record,
+        paired=_pair(lines, baseline, config) if baseline else None,
+    )
+
+
+def _counts(rates: ErrorRate) -> dict[str, Any]:
+    return {name: value for name, value in vars(rates).items() if name != "per_utterance"}
+
+
+def _line(identifier: str, errors: UtteranceErrors, duration_s: float) -> dict[str, Any]:
+    return {
+        "id": identifier,
+        "reference": errors.reference,
+        "hypothesis": errors.hypothesis,
+        "errors": errors.words.errors,
+        "substitutions": errors.words.substitutions,
+        "insertions": errors.words.insertions,
+        "deletions": errors.words.deletions,
+        "num_reference_words": errors.words.num_reference,
+        "char_errors": errors.chars.errors,
+        "num_reference_chars": errors.chars.num_reference,
+        "duration_s": round(duration_s, 6),
+    }
+
+
+def _pair(lines: list[dict[str, Any]], baseline: Baseline, config: EvalConfig) -> dict[str, Any]:
+    """The difference of corpus WERs over the same draws of utterances; ids are equal, as the data's sha256 is."""
+    paired = paired_bootstrap(
+        [line["errors"] for line in lines],
+        [baseline.utterances[line["id"]]["errors"] for line in lines],
+        [line["num_reference_words"] for line in lines],
+        num_resamples=config.num_resamples, confidence=config.confidence, seed=config.seed,
+    )  # fmt: skip
+    return {"baseline_sha256": baseline.record["model"]["sha256"], "metric": "wer"} | asdict(paired)

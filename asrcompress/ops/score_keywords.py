@@ -1,0 +1,65 @@
+"""Scoring clips with a keyword spotter: AU FA-FR, the curve, false accepts and rejects at a threshold."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from asrcompress.metrics.detection import at_threshold, bootstrap_au_fa_fr, detection_curve, paired_bootstrap_au_fa_fr, thin_curve
+from asrcompress.ops.evaluate import Baseline, Clock, EvalConfig, Measured, Progress, batches_of_features, check_audio, check_comparable
+from asrcompress.ops.load import LoadedModel
+from asrcompress.ops.subset import first_clips
+from asrcompress.speech.keyword_datasets import read_keyword_clips
+
+
+def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, clock: Clock, progress: Progress) -> Measured:
+    """Score every clip; the score is the probability of the keyword."""
+    family = loaded.source.family
+    dataset = first_clips(
+        read_keyword_clips(config.data, keyword=config.keyword, split=config.split, audio_root=config.audio_root), config.limit
+    )
+    files = [clip.audio for clip in dataset.clips]
+    decoding = {"method": "threshold", "keyword": dataset.keyword, "threshold": config.threshold}
+    data = {"file": config.data.name, "sha256": dataset.sha256, "num_utterances": len(files), "split": config.split}
+    if baseline:
+        check_comparable(baseline, config, data, decoding, None)
+    check_audio(config.data, files, family.SAMPLE_RATE_HZ)
+    scores: list[float] = []
+    for positions, batch in batches_of_features(loaded, files, config.batch_size, clock):
+        progress(positions[0], len(files))
+        begin = time.perf_counter()
+        scores += family.scores(loaded.module, [features.to(config.device) for features in batch])
+        clock.compute_s += time.perf_counter() - begin
+    progress(len(files), len(files))
+    labels = [clip.is_keyword for clip in dataset.clips]
+    curve, point = detection_curve(scores, labels), at_threshold(scores, labels, config.threshold)
+    bootstrap: dict[str, Any] = {"num_resamples": config.num_resamples, "confidence": config.confidence, "seed": config.seed}
+    interval = bootstrap_au_fa_fr(scores, labels, **bootstrap)
+    metrics = {
+        "au_fa_fr": curve.au_fa_fr,
+        "false_accept_rate": point.false_accept_rate,
+        "false_reject_rate": point.false_reject_rate,
+        "false_accepts": point.false_accepts,
+        "false_rejects": point.false_rejects,
+        "num_utterances": len(files),
+        "num_scored": len(scores),
+        "num_positives": point.num_positives,
+    }
+    paired = None
+    if baseline:
+        theirs = [baseline.utterances[clip.id]["score"] for clip in dataset.clips]
+        difference = asdict(paired_bootstrap_au_fa_fr(scores, theirs, labels, **bootstrap))
+        paired = {"baseline_sha256": baseline.record["model"]["sha256"], "metric": "au_fa_fr"} | difference
+    return Measured(
+        metrics=metrics,
+        decoding=decoding,
+        intervals={"au_fa_fr": asdict(interval)},
+        utterances=[
+            {"id": clip.id, "word": clip.word, "is_keyword": clip.is_keyword, "score": score}
+            for clip, score in zip(dataset.clips, scores, strict=True)
+        ],
+        data=data,
+        curve=thin_curve(curve),
+        paired=paired,
+    )

@@ -1,0 +1,173 @@
+"""The report as one HTML file that needs nothing else: verdict, gates, a plot per quality metric, the table.
+
+No script, no network, no fonts to fetch; it follows the reader's light or dark setting and prints. Every string
+from a sidecar is escaped.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from asrcompress.report.rows import QUALITY_METRICS, Report, Row, columns, number_text, printable
+from asrcompress.report.svg import Point, plot
+
+STATUS = {"passed": "✓ passed", "failed": "✗ failed", "error": "! not measured"}
+TITLES = {"wer": "word error rate (wer)", "au_fa_fr": "area under FA/FR (au_fa_fr)"}
+STYLE = """
+:root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --quiet: #5b6470; --line: #d9dee4; --soft: #f4f6f8;
+  --accent: #2563eb; --good: #15803d; --bad: #c81e1e; --warn: #a16207; --good-soft: #dcfce7; --bad-soft: #fee2e2;
+  --warn-soft: #fef3c7; }
+@media (prefers-color-scheme: dark) { :root { --page: #14171b; --text: #e6e9ee; --quiet: #9aa4b1; --line: #343b44;
+  --soft: #1d2228; --accent: #7aa7ff; --good: #4ade80; --bad: #f87171; --warn: #facc15; --good-soft: #12351f;
+  --bad-soft: #431a1a; --warn-soft: #3d3108; } }
+body { margin: 0 auto; padding: 28px 24px 48px; max-width: 1040px; background: var(--page); color: var(--text);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 32px 0 10px; }
+.verdict, .badge { border-radius: 6px; padding: 2px 10px; font-weight: 600; white-space: nowrap; }
+.verdict { font-size: 15px; vertical-align: 3px; margin-left: 10px; }
+.badge { font-size: 13px; }
+.badge.passed { background: var(--good-soft); color: var(--good); }
+.badge.failed { background: var(--bad-soft); color: var(--bad); }
+.badge.error { background: var(--warn-soft); color: var(--warn); }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 12px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+tr:last-child > * { border-bottom: 0; } thead th { background: var(--soft); font-weight: 600; }
+td.number, th.number { text-align: right; white-space: nowrap; } tbody th { font-weight: 500; }
+td.label { overflow-wrap: anywhere; min-width: 130px; } .baseline-row > * { background: var(--soft); }
+.numbers th:first-child, .numbers td { white-space: nowrap; }
+code { font: 13px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+p.quiet, ul { color: var(--quiet); font-size: 14px; } ul { padding-left: 20px; }
+svg { width: 100%; height: auto; display: block; } figure { margin: 0; }
+svg text { fill: var(--text); font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+svg .tick { fill: var(--quiet); } svg .title { font-size: 13px; fill: var(--quiet); }
+svg .label { paint-order: stroke; stroke: var(--page); stroke-width: 4px; stroke-linejoin: round; }
+svg path { fill: none; } .grid { stroke: var(--line); stroke-width: 0.7; } .frame { stroke: var(--quiet); }
+.leader { stroke: var(--quiet); stroke-width: 0.8; }
+.band { fill: var(--quiet); opacity: 0.13; } .reference { stroke: var(--quiet); stroke-dasharray: 5 4; }
+.whisker { stroke: var(--accent); stroke-width: 1.6; opacity: 0.75; } .whisker.baseline { stroke: var(--quiet); }
+.whisker.passed { stroke: var(--good); } .whisker.failed { stroke: var(--bad); } .whisker.error { stroke: var(--warn); }
+svg .marker { fill: var(--accent); stroke: var(--page); stroke-width: 1.5; } svg .marker.baseline { fill: var(--quiet); }
+svg .marker.passed { fill: var(--good); } svg .marker.failed { fill: var(--bad); } svg .marker.error { fill: var(--warn); }
+@media print { .scroll { overflow: visible; border: 0; } body { max-width: none; } }
+"""
+
+
+def render(report: Report) -> str:
+    """A whole HTML document."""
+    plots = [part for name in QUALITY_METRICS for part in _plot(name, report)]
+    gates, notes = _gates(report), _notes(report)
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>asrcompress report</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+            f"<h1>asrcompress report{_verdict(report)}</h1>",
+            *gates,
+            *plots,
+            *_numbers(report),
+            *notes,
+            "</body>\n</html>\n",
+        ]
+    )
+
+
+def _verdict(report: Report) -> str:
+    if report.passed is None:
+        return ""
+    statuses = [result.status for result in report.results]
+    worst = "error" if "error" in statuses else "failed" if "failed" in statuses else "passed"
+    kept = f"{statuses.count('passed')} of {len(statuses)} gates passed"
+    return f' <span class="verdict badge {worst}">{kept}</span>'
+
+
+def _gates(report: Report) -> list[str]:
+    if not report.results:
+        return []
+    rows = [
+        f'<tr><td><span class="badge {result.status}">{STATUS[result.status]}</span></td>'
+        f'<td class="label">{_text(result.label)}</td><td><code>{_text(result.requirement)}</code></td>'
+        f"<td>{_text(result.message)}</td></tr>"
+        for result in report.results
+    ]
+    head = "<thead><tr><th>gate</th><th>model</th><th>requirement</th><th>found</th></tr></thead>"
+    return ["<h2>Gates</h2>", f'<div class="scroll"><table>{head}<tbody>', *rows, "</tbody></table></div>"]
+
+
+def _plot(name: str, report: Report) -> list[str]:
+    points = [_point(name, row, report) for row in report.rows if name in row.values and _size(row)]
+    if not points:
+        return []
+    caption = "Lower and further left is better. "
+    if any(point.low is not None for point in points):
+        caption += "Bars are confidence intervals of the test set. "
+    if any(point.style == "baseline" for point in points):
+        caption += "The diamond is the baseline, the dashed line its quality, the band its interval. "
+    caption += "Sizes are the model's own bytes: optimizer state in a training checkpoint is not counted."
+    figure = plot(points, "size of the model", TITLES[name])
+    title = f"<h2>Size against {TITLES[name]}</h2>"
+    return [title, f'<figure>{figure}<figcaption><p class="quiet">{caption}</p></figcaption></figure>']
+
+
+def _size(row: Row) -> float:
+    return row.values.get("model_size_bytes") or row.values["size_bytes"]
+
+
+def _point(name: str, row: Row, report: Report) -> Point:
+    statuses = [result.status for result in report.results if result.label == row.label]
+    worst = next((status for status in ("error", "failed", "passed") if status in statuses), "plain")
+    interval = row.interval(name) or {}
+    style = "baseline" if row.is_baseline else worst
+    return Point(row.label, _size(row), row.values[name], interval.get("low"), interval.get("high"), style)
+
+
+def _numbers(report: Report) -> list[str]:
+    """The table, turned round when there are few models: a line per metric then reads best."""
+    shown = columns(report)
+    if len(report.rows) > 5:
+        head = "".join(f"<th{_number(c.is_number)}>{_text(c.heading)}</th>" for c in shown)
+        body = [
+            f"<tr{_row_class(row)}>"
+            + "".join(f"<td{_number(c.is_number)}>{_text(c.cells[i]) or '–'}</td>" for c in shown)
+            + "</tr>"
+            for i, row in enumerate(report.rows)
+        ]
+    else:
+        head = "".join(f"<th{_number(i > 0)}>{_text(text)}</th>" for i, text in enumerate(["", *shown[0].cells]))
+        body = [
+            f"<tr><th><code>{_text(c.heading)}</code></th>"
+            + "".join(f'<td class="number">{_text(cell) or "–"}</td>' for cell in c.cells)
+            + "</tr>"
+            for c in shown[1:]
+        ]
+    table = f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>'
+    return ["<h2>Numbers</h2>", table, *body, "</tbody></table></div>", *_paired(report)]
+
+
+def _paired(report: Report) -> list[str]:
+    """Differences by paired resampling, where an evaluation was given its baseline."""
+    lines = []
+    for row in report.rows:
+        paired = (row.measured.evaluation.record.get("paired") if row.measured.evaluation else None) or {}
+        ends = [paired.get(key) for key in ("delta", "low", "high")]
+        if all(isinstance(end, int | float) for end in ends):
+            name = f"delta.{paired.get('metric')}"
+            delta, low, high = (number_text(name, float(end)) for end in ends if end is not None)
+            lines.append(f"{row.label}: {name} is {delta}, [{low}, {high}] by paired resampling of utterances")
+    return [f'<p class="quiet">{_text(line)}</p>' for line in lines]
+
+
+def _notes(report: Report) -> list[str]:
+    return ["<h2>Notes</h2>", "<ul>", *(f"<li>{_text(note)}</li>" for note in report.notes), "</ul>"] if report.notes else []
+
+
+def _row_class(row: Row) -> str:
+    return ' class="baseline-row"' if row.is_baseline else ""
+
+
+def _number(is_number: bool) -> str:
+    return ' class="number"' if is_number else ""
+
+
+def _text(text: object) -> str:
+    return escape(printable(text))

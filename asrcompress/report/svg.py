@@ -1,0 +1,273 @@
+"""A size-versus-quality plot as inline SVG: points with confidence intervals and labels that do not overlap.
+
+Small on purpose: no plotting library is needed to read a report. Colours are CSS variables that the page sets,
+so that the plot follows a light or a dark page. Knows nothing of sidecars; html.py picks the points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 880, 460
+LEFT, RIGHT, TOP, BOTTOM = 84, 24, 22, 58
+CHARACTER_WIDTH, LINE_HEIGHT, RADIUS = 6.9, 15, 6
+LOG_FROM_RATIO = 12  # sizes further apart than this get a logarithmic axis
+LONGEST_LABEL = 44
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model: x is a size in bytes, y its quality, low..high the confidence interval or None.
+
+    `style` is a CSS class of the page: "baseline", "passed", "failed", "error" or "plain".
+    """
+
+    label: str
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    style: str = "plain"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle on the page, in SVG units."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlap(self, other: Box) -> float:
+        """The area that both cover."""
+        wide = min(self.right, other.right) - max(self.left, other.left)
+        high = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0.0, wide) * max(0.0, high)
+
+
+AREA = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where a value lies between `start` and `end` on the page, and where the ticks are."""
+
+    ticks: tuple[float, ...]
+    place: Callable[[float], float]
+
+
+def plot(points: Sequence[Point], x_title: str, y_title: str) -> str:
+    """An <svg> element; `points` is not empty."""
+    x_axis = _size_axis([point.x for point in points])
+    ends = [end for point in points for end in (point.y, point.low, point.high) if end is not None]
+    y_axis = _quality_axis(ends)
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_title)} against {escape(x_title)}">',
+        *_grid(x_axis, y_axis, x_title, y_title),
+        *_baseline_band(points, y_axis),
+    ]
+    places = [(x_axis.place(point.x), y_axis.place(point.y)) for point in points]
+    whiskers = [_whisker(point, x, y_axis) for point, (x, _) in zip(points, places, strict=True)]
+    parts += [whisker for whisker in whiskers if whisker]
+    parts += [_marker(point, x, y) for point, (x, y) in zip(points, places, strict=True)]
+    parts += _labels(points, places, y_axis)
+    return "\n".join([*parts, "</svg>"])
+
+
+# ---------------------------------------------------------------- axes
+
+
+def _size_axis(values: Sequence[float]) -> Axis:
+    low, high = max(min(values), 1), max(*values, 1)
+    if high / low <= LOG_FROM_RATIO:  # from 0, so that half the size is half the way
+        ticks = linear_ticks(0, high * 1.12)
+        return Axis(ticks, _scale(0, high * 1.12, AREA.left, AREA.right))
+    low, high = math.log(low / 1.5), math.log(high * 1.7)
+    place = _scale(low, high, AREA.left, AREA.right)
+    return Axis(log_ticks(math.exp(low), math.exp(high)), lambda value: place(math.log(max(value, 1))))
+
+
+def _quality_axis(values: Sequence[float]) -> Axis:
+    low, high = min(values), max(values)
+    spread = high - low
+    margin = max(spread * 0.15 if spread > abs(high) / 1000 else abs(high) * 0.2, 1e-7)
+    low = 0.0 if 0 <= low - margin < 0.35 * high or low >= 0 > low - margin else low - margin
+    return Axis(linear_ticks(low, high + margin), _scale(low, high + margin, AREA.bottom, AREA.top))
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def linear_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Four to nine round numbers within low..high."""
+    raw = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(round(i * step, 12) if step > 1e-9 else i * step for i in range(first, last + 1))
+
+
+def log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """1, 2 and 5 times the powers of ten within low..high; only the powers where that is many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 4 else (1,)
+    return tuple(f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high)
+
+
+def bytes_text(value: float) -> str:
+    """A size for a tick, in decimal units."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= unit:
+            return f"{value / unit:.4g} {name}"
+    return f"{value:.4g} B" if value else "0"
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def _grid(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str) -> list[str]:
+    parts = []
+    for tick in y_axis.ticks:
+        y = y_axis.place(tick)
+        parts.append(f'<path class="grid" d="M{AREA.left} {y:.1f}H{AREA.right}"/>')
+        parts.append(f'<text class="tick" x="{AREA.left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+    for tick in x_axis.ticks:
+        x = x_axis.place(tick)
+        parts.append(f'<path class="grid" d="M{x:.1f} {AREA.top}V{AREA.bottom}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{AREA.bottom + 18}" text-anchor="middle">{bytes_text(tick)}</text>')
+    parts.append(f'<path class="frame" d="M{AREA.left} {AREA.top}V{AREA.bottom}H{AREA.right}"/>')
+    middle_x, middle_y = (AREA.left + AREA.right) / 2, (AREA.top + AREA.bottom) / 2
+    parts.append(f'<text class="title" x="{middle_x}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>')
+    turn = f'transform="rotate(-90 20 {middle_y})"'
+    parts.append(f'<text class="title" x="20" y="{middle_y}" text-anchor="middle" {turn}>{escape(y_title)}</text>')
+    return parts
+
+
+def _baseline_band(points: Sequence[Point], y_axis: Axis) -> list[str]:
+    """The baseline's quality as a line across the plot, its interval as a band."""
+    parts = []
+    for point in points:
+        if point.style != "baseline":
+            continue
+        if point.low is not None and point.high is not None:
+            top, bottom = y_axis.place(point.high), y_axis.place(point.low)
+            wide = AREA.right - AREA.left
+            parts.append(f'<rect class="band" x="{AREA.left}" y="{top:.1f}" width="{wide}" height="{bottom - top:.1f}"/>')
+        parts.append(f'<path class="reference" d="M{AREA.left} {y_axis.place(point.y):.1f}H{AREA.right}"/>')
+    return parts
+
+
+def _whisker(point: Point, x: float, y_axis: Axis) -> str:
+    if point.low is None or point.high is None:
+        return ""
+    low, high = y_axis.place(point.low), y_axis.place(point.high)
+    caps = "".join(f"M{x - 5:.1f} {y:.1f}h10" for y in (low, high))
+    return f'<path class="whisker {point.style}" d="M{x:.1f} {low:.1f}V{high:.1f}{caps}"/>'
+
+
+def _marker(point: Point, x: float, y: float) -> str:
+    title = f"<title>{escape(point.label)}: {bytes_text(point.x)}, {point.y:.6g}</title>"
+    if point.style == "baseline":
+        r = RADIUS + 1.5
+        shape = f"M{x:.1f} {y - r:.1f}l{r} {r}l-{r} {r}l-{r} -{r}z"
+        return f'<path class="marker baseline" d="{shape}">{title}</path>'
+    return f'<circle class="marker {point.style}" cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS}">{title}</circle>'
+
+
+# ---------------------------------------------------------------- labels
+
+
+def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]], y_axis: Axis) -> list[str]:
+    boxes = place_labels([_short(point.label) for point in points], places, _obstacles(points, places, y_axis))
+    parts = []
+    for point, (x, y), box in zip(points, places, boxes, strict=True):
+        near_x, near_y = _nearest((x, y), box)
+        if math.hypot(near_x - x, near_y - y) > 3 * RADIUS:
+            parts.append(f'<path class="leader" d="M{x:.1f} {y:.1f}L{near_x:.1f} {near_y:.1f}"/>')
+        text = f'<text class="label" x="{box.left:.1f}" y="{box.bottom - 4:.1f}">{escape(_short(point.label))}</text>'
+        parts.append(text)
+    return parts
+
+
+def _short(label: str) -> str:
+    """A name without the suffix that all artifacts have; a long one loses its middle: the end tells variants apart."""
+    label = label.removesuffix(".safetensors")
+    return label if len(label) <= LONGEST_LABEL else f"{label[:20]}…{label[21 - LONGEST_LABEL:]}"
+
+
+def _obstacles(points: Sequence[Point], places: Sequence[tuple[float, float]], y_axis: Axis) -> list[Box]:
+    """Whiskers and the baseline's line."""
+    boxes = []
+    for point, (x, _) in zip(points, places, strict=True):
+        if point.low is not None and point.high is not None:
+            boxes.append(Box(x - 6, y_axis.place(point.high) - 2, x + 6, y_axis.place(point.low) + 2))
+        if point.style == "baseline":
+            boxes.append(Box(AREA.left, y_axis.place(point.y) - 1, AREA.right, y_axis.place(point.y) + 1))
+    return boxes
+
+
+def place_labels(
+    texts: Sequence[str], places: Sequence[tuple[float, float]], obstacles: Sequence[Box]
+) -> list[Box]:
+    """Find a place for each text near its point, where it and the line to the point cover least.
+
+    Args:
+        texts: the labels.
+        places: (x, y) of their points.
+        obstacles: what labels should not cover besides points and each other.
+
+    Returns:
+        A box per label, in the order given, within the plot's area.
+    """
+    markers = [Box(x - RADIUS - 2, y - RADIUS - 2, x + RADIUS + 2, y + RADIUS + 2) for x, y in places]
+    boxes: list[Box] = []
+    leaders: list[Box] = []
+    for text, place, own in zip(texts, places, markers, strict=True):
+        others = [marker for marker in markers if marker != own]
+        candidates = _candidates(*place, len(text) * CHARACTER_WIDTH)
+        costs = []
+        for box in candidates:
+            leader = _leader_boxes(place, box)
+            covered = sum(box.overlap(other) for other in [*obstacles, *markers, *boxes, *leaders])
+            crossed = sum(step.overlap(other) for step in leader for other in [*others, *boxes, *leaders])
+            costs.append(covered + 5 * crossed + 3 * len(leader))
+        best = candidates[costs.index(min(costs))]  # the first of the best, so the nearest
+        boxes.append(best)
+        leaders += _leader_boxes(place, best)
+    return boxes
+
+
+def _leader_boxes(place: tuple[float, float], box: Box) -> list[Box]:
+    """The line from a point to its label as a chain of small boxes; none where the label is beside the point."""
+    (x, y), (end_x, end_y) = place, _nearest(place, box)
+    length = math.hypot(end_x - x, end_y - y)
+    if length <= 3 * RADIUS:
+        return []
+    steps = [(x + (end_x - x) * k / length, y + (end_y - y) * k / length) for k in range(2 * RADIUS, int(length) - 3, 5)]
+    return [Box(step_x - 2, step_y - 2, step_x + 2, step_y + 2) for step_x, step_y in steps]
+
+
+def _nearest(place: tuple[float, float], box: Box) -> tuple[float, float]:
+    """The point of the box that is nearest to `place`."""
+    return min(max(place[0], box.left), box.right), min(max(place[1], box.top), box.bottom)
+
+
+def _candidates(x: float, y: float, wide: float) -> list[Box]:
+    """Boxes around a point, nearest rings first, pushed back into the plot's area."""
+    boxes = []
+    for ring in range(14):
+        away = RADIUS + 6 + ring * LINE_HEIGHT * 0.8
+        right, left, middle = x + away, x - away - wide, x - wide / 2
+        above, below, level = y - away - LINE_HEIGHT, y + away, y - LINE_HEIGHT / 2
+        corners = [(right, level), (left, level), (middle, above), (middle, below)]
+        corners += [(right, above), (right, below), (left, above), (left, below)]
+        for corner_x, corner_y in corners:
+            left_edge = min(max(corner_x, AREA.left + 3), AREA.right - wide)
+            top_edge = min(max(corner_y, AREA.top), AREA.bottom - LINE_HEIGHT)
+            boxes.append(Box(left_edge, top_edge, left_edge + wide, top_edge + LINE_HEIGHT))
+    return boxes
