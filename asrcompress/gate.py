@@ -258,7 +258,9 @@ def _conditions(name: str, sidecar: Sidecar) -> dict[str, tuple[Any, str]]:
     if name in SIZE_METRICS:
         return {}
     if sidecar.kind != "eval" or (name in INPUT_METRICS and "input" in record):
-        return {"the stated input": (record.get("input"), _show(record.get("input")))}
+        convention = record.get("macs_convention") if name == "macs" else None
+        stated = record.get("input"), _show(record.get("input"))
+        return {"the stated input": stated, "the convention": (convention, str(convention))}
     decoding = dict(record.get("decoding") or {})
     if name in CURVE_METRICS:
         decoding.pop("threshold", None)

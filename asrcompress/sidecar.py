@@ -93,6 +93,12 @@ def build(
     return record
 
 
+def sidecar_path(model: str | Path, kind: str) -> Path:
+    """Where a model's sidecar of a kind lies unless -o says otherwise: beside the model."""
+    model = Path(model)
+    return model.with_name(model.name + SUFFIXES[kind])
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -122,7 +128,7 @@ def read(path: str | Path) -> Sidecar:
     """
     path = Path(path)
     if path.suffix in MODEL_SUFFIXES:
-        siblings = [path.with_name(path.name + suffix) for suffix in reversed(SUFFIXES.values())]
+        siblings = [sidecar_path(path, kind) for kind in reversed(KINDS)]
         found = [str(sibling) for sibling in siblings if sibling.is_file()]
         hint = f"give {' or '.join(found)}" if found else f"give its sidecar; `asrcompress eval {path} --data ...` writes one"
         raise AsrCompressError(f"{path}: is a model, not a sidecar; {hint}")

@@ -99,12 +99,12 @@ def _sniff(path: Path) -> str:
         raise AsrCompressError(f"{path}: could not be read: {error.strerror or error}") from error
     if not head:
         raise AsrCompressError(f"{path}: is empty; copy it again from where it came")
+    if looks_like_safetensors(head, size_bytes):  # first: its header's length may begin with any byte
+        return _SAFETENSORS
     if head.startswith(b"PK\x03\x04"):
         return _ZIP
     if head.startswith(b"\x80"):
         return _PICKLE
-    if looks_like_safetensors(head, size_bytes):
-        return _SAFETENSORS
     kind = "a text file" if _is_text(head) else "no file that torch or safetensors wrote"
     raise AsrCompressError(f"{path}: is {kind}; give a checkpoint (.pt of fairseq-train or torch.save, or .safetensors)")
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asrcompress.cli.options import Force
+from asrcompress.cli.output import emit, say
 from asrcompress.errors import EXIT_GATE_FAILED, AsrCompressError
 
 if TYPE_CHECKING:
@@ -46,12 +48,17 @@ def report(
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table and gates as markdown.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all metrics as CSV.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write all metrics and gates as JSON.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    force: Force = False,
 ) -> None:
-    """Compare models by their sidecars, and gate them.
+    """Compare models by their sidecars, and gate them. Needs no torch.
 
     Exit code 0: every gate passed; 1: a gate failed; 2: a metric was not measured, runs are not comparable, or an
     input is wrong.
+
+    \b
+    Example:
+      asrcompress report small.safetensors.eval.json --baseline float.pt.eval.json
+        --require 'ratio.model_size_bytes<=0.27' --require 'delta.wer<=0.005' --html report.html
     """
     from asrcompress import gate
     from asrcompress import report as formats
@@ -71,11 +78,11 @@ def report(
     _print(shown)
     if text_format != "table":
         for note in built.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}")
     errors = [result for result in built.results if result.status == "error"]
     failed = [result for result in built.results if result.status == "failed"]
     for result in failed:
-        typer.echo(f"gate failed: {result.label}: {result.requirement}: {result.message}", err=True)
+        say(f"gate failed: {result.label}: {result.requirement}: {result.message}")
     if errors:
         more = f" (and {len(errors) - 1} more gates that could not be judged)" if len(errors) > 1 else ""
         raise AsrCompressError(f"--require '{errors[0].requirement}': {errors[0].message}{more}")
@@ -142,4 +149,4 @@ def _table(built: Report) -> str:
 def _print(text: str) -> None:
     """To stdout; a character that its encoding lacks is written as an escape and stops nothing."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+    emit(text.encode(encoding, "backslashreplace").decode(encoding))

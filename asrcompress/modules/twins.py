@@ -8,7 +8,7 @@ projections are its own weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -19,6 +19,7 @@ from asrcompress.modules.attention import IntegerMultiheadAttention
 from asrcompress.modules.conv import IntegerConv
 from asrcompress.modules.gru import IntegerGRU
 from asrcompress.modules.linear import IntegerEmbedding, IntegerLinear
+from asrcompress.modules.pooling import IntegerAdditiveAttention
 from asrcompress.modules.weight import IntegerWeight
 
 # `weights` is keyed by the parameter's name inside the module.
@@ -58,9 +59,7 @@ def _gru_weights(module: nn.GRU) -> list[str]:
 
 
 def _gru(name: str, module: nn.GRU, weights: Weights, share: Share, activations: str) -> nn.Module:
-    missing = [weight for weight in _gru_weights(module) if weight not in weights]
-    if missing:
-        raise AsrCompressError(f"{name}: a GRU is packed whole or not at all, and {missing[0]} is left out; --exclude '{name}.*'")
+    _require_whole(name, "a GRU", _gru_weights(module), weights)
     return IntegerGRU(module, dict(weights), activations=activations)
 
 
@@ -70,9 +69,7 @@ def _attention(name: str, module: nn.Module, weights: Weights, share: Share, act
             raise AsrCompressError(f"{name}: attention with {attribute} is not supported; --exclude '{name}.*'")
     if getattr(module, "add_zero_attn", False):
         raise AsrCompressError(f"{name}: attention with add_zero_attn is not supported; --exclude '{name}.*'")
-    missing = [weight for weight in PROJECTIONS if f"{weight}.weight" not in weights]
-    if missing:
-        raise AsrCompressError(f"{name}: attention is packed whole or not at all, and {missing[0]} is left out; --exclude '{name}.*'")
+    _require_whole(name, "attention", _projection_weights(module), weights)
     projections = {
         short: IntegerLinear(share(f"{short}.weight"), getattr(module, short).bias, activations=activations) for short in PROJECTIONS
     }
@@ -83,6 +80,26 @@ def _attention(name: str, module: nn.Module, weights: Weights, share: Share, act
         encoder_decoder_attention=module.encoder_decoder_attention,
         activations=activations,
     )
+
+
+ENERGIES = ("energy.0.weight", "energy.2.weight")
+
+
+def _additive(name: str, module: nn.Module, weights: Weights, share: Share, activations: str) -> nn.Module:
+    _require_whole(name, "attention", ENERGIES, weights)
+    first, last = module.get_submodule("energy.0"), module.get_submodule("energy.2")
+    return IntegerAdditiveAttention(
+        IntegerLinear(share(ENERGIES[0]), first.bias, activations=activations),
+        IntegerLinear(share(ENERGIES[1]), last.bias, activations=activations),
+        activations=activations,
+    )
+
+
+def _require_whole(name: str, kind: str, needed: Sequence[str], weights: Weights) -> None:
+    """Some modules compute with all their weights in one step, so they are packed whole or not at all."""
+    missing = [weight for weight in needed if weight not in weights]
+    if missing:
+        raise AsrCompressError(f"{name}: {kind} is packed whole or not at all, and {missing[0]} is left out; --exclude '{name}.*'")
 
 
 def _only_weight(module: nn.Module) -> list[str]:
@@ -99,6 +116,7 @@ TWINS = {
     "torch.nn.modules.conv.Conv1d": Twin("conv", _only_weight, _conv),
     "torch.nn.modules.conv.Conv2d": Twin("conv", _only_weight, _conv),
     "torch.nn.modules.rnn.GRU": Twin("gru", _gru_weights, _gru),
+    "asrcompress.models.crnn.Attention": Twin("attention", lambda module: list(ENERGIES), _additive),
     "fairseq.modules.multihead_attention.MultiheadAttention": Twin("attention", _projection_weights, _attention),
 }
 

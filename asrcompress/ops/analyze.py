@@ -20,6 +20,7 @@ from asrcompress.files import require_absent, write_json
 from asrcompress.metrics.cost import MacCount, count_macs
 from asrcompress.metrics.thop_convention import CONVENTIONS, thop_macs
 from asrcompress.modules.swap import find_weights
+from asrcompress.modules.twins import find_twin
 from asrcompress.ops.load import Source, build_model, count_params, describe, environment, open_source
 from asrcompress.packing import packed_size_bytes
 from asrcompress.sidecar import build, sidecar_path
@@ -166,7 +167,10 @@ def stored_bytes(source: Source) -> dict[str, tuple[int, int]]:
 
 
 def kind_of(module: nn.Module) -> str:
-    """A word for modules that are never packed."""
+    """A word for modules that hold no packable weight of their own."""
+    twin = find_twin(module)
+    if twin is not None:
+        return twin.kind
     return "norm" if "norm" in type(module).__name__.lower() else "other"
 
 

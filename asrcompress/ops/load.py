@@ -124,7 +124,7 @@ def _fill(module: nn.Module, source: Source, packed: set[str]) -> None:
     tied = {site.name: site.tied_to for site in find_weights(module) if site.tied_to}
     absent = packed | {alias for alias, first in tied.items() if first in packed}
     try:
-        missing, unexpected = module.load_state_dict(source.tensors, strict=False)
+        missing, unexpected = module.load_state_dict(dict(source.tensors), strict=False)  # a copy: Fairseq edits it
     except RuntimeError as error:
         shapes = str(error).splitlines()[-1].strip()
         raise AsrCompressError(f"{source.path}: its tensors do not fit its own configuration: {shapes}") from error

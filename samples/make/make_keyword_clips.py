@@ -25,7 +25,7 @@ OTHER = (
 ).split()
 NUM_TRAIN = (900, 1100, 1100)  # clips of the keyword, of similar words, of other words
 NUM_CLIPS = {"dev": (22, 25, 25), "test": (42, 48, 48)}
-SNR_DB = {"train": (-3, 25), "dev": (-6, 12), "test": (-6, 12)}
+SNR_DB = {"train": (1, 30), "dev": (-1, 16), "test": (-1, 16)}
 
 
 def clip(rng: np.random.Generator, word: str, split: str) -> np.ndarray:

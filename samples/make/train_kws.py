@@ -1,6 +1,6 @@
 """Train the keyword sample: the base CRNN (C=8, H=64), one thread, a few minutes.
 
-usage: python train_kws.py WORK [--epochs 30] [--seed 5]     (after make_keyword_clips.py WORK)
+usage: python train_kws.py WORK [--epochs 40] [--seed 5]     (after make_keyword_clips.py WORK)
 
 Reads WORK/data/keyword_train.npz and WORK/kws/manifest.tsv; writes WORK/kws/crnn_computer.pt, a plain state dict with
 label order (other, keyword), and prints AU FA-FR of dev and test. Takes the last epoch: no choice is made on dev or test.
@@ -59,7 +59,7 @@ def main() -> None:
     """Train, report every tenth epoch, save the state dict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)

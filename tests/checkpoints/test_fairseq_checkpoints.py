@@ -61,13 +61,15 @@ def test_the_args_style_of_old_fairseq(fairseq_writer: SimpleNamespace, tmp_path
 
     meter = AverageMeter(round=3)
     meter.update(torch.tensor(2.0), 5)
+    meters = MetersDict()
+    meters.add_meter("loss", meter, 10)
     state = {
         "args": argparse.Namespace(**fairseq_writer.settings),
         "model": fairseq_writer.model.state_dict(),
         "optimizer_history": [{"criterion_name": "C", "lr_scheduler_state": {"best": 1.0}, "num_updates": 3}],
         "extra_state": {
             "train_meters": {"loss": meter, "wall": StopwatchMeter(), "wps": TimeMeter(), "gone": None},
-            "metrics": MetersDict(loss=meter),
+            "metrics": meters,
         },
         "last_optimizer_state": fairseq_writer.trainer.optimizer.state_dict(),
         "task_state": {"source_dictionary": fairseq_writer.dictionary},
@@ -92,7 +94,8 @@ def test_omegaconf_containers_pickled_whole(
     from fairseq.dataclass.configs import EMAConfig, FairseqBMUFConfig, OptimizationConfig
     from omegaconf import OmegaConf, open_dict
 
-    cfg = OmegaConf.create(OmegaConf.to_container(fairseq_writer.cfg, resolve=True, enum_to_str=True) | {"model": None})
+    plain_cfg = OmegaConf.to_container(fairseq_writer.cfg, resolve=True, enum_to_str=True)
+    cfg = OmegaConf.create(plain_cfg | {"model": None, "task": None})
     with open_dict(cfg):
         cfg.model = OmegaConf.structured(OptimizationConfig)  # typed lists, and Fairseq's classes named in the metadata
         cfg.model._name = "wav2vec_ctc"

@@ -127,3 +127,14 @@ def test_an_artifact_is_sent_to_its_own_reader(tmp_path: Path) -> None:
     save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", metadata={"format": "asrcompress.v1"})
     with pytest.raises(AsrCompressError, match="compressed artifact, not a checkpoint"):
         read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_safetensors_header_as_long_as_a_pickle_begins(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for padding in range(0, 256, 8):
+        save_file({"w": torch.ones(2)}, path, metadata={"note": "x" * padding})
+        if path.read_bytes()[0] == 0x80:  # the byte that every pickle starts with
+            break
+    else:
+        pytest.fail("no header of a length that ends in 0x80 was made")
+    assert read_checkpoint(path).format == "safetensors"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,7 +33,7 @@ def by_definition(clips):
         false_rejects = sum(score < threshold and label for score, label in clips)
         points.append((false_accepts / len(clips), false_rejects / len(clips)))
     area = 0.0
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         area += (x0 - x1) * (y0 + y1) / 2
     return dict(zip(thresholds, points, strict=True)), area
 

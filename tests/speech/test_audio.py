@@ -54,7 +54,9 @@ def test_every_encoding_gives_the_recorded_samples(tmp_path, kind, subtype, step
 
 def test_16_bit_codes_are_divided_by_32768(tmp_path):
     codes = [-32768, -1, 0, 1, 32767]
-    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 46, b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data", 10)
+    head = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 46, b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data", 10
+    )
     path = write(tmp_path, head + struct.pack("<5h", *codes))
     assert read_audio(path, sample_rate_hz=RATE).tolist() == [code / 32768 for code in codes]
 
@@ -111,7 +113,9 @@ def test_flac_that_claims_more_than_it_holds(tmp_path):
         read_audio(write(tmp_path, bytes(content)), sample_rate_hz=RATE)
 
 
-@pytest.mark.parametrize("content", [b"", b"RIFF", b"RIFF\4\0\0\0WAVE", b"fLaC", b"hello\n", b"\x80\x02}q\0", bytes(99)])
+@pytest.mark.parametrize(
+    "content", [b"", b"RIFF", b"RIFF\4\0\0\0WAVE", b"fLaC", b"hello\n", b"\x80\x02}q\0", bytes(99)]
+)
 def test_what_is_no_audio_is_refused_with_the_files_name(tmp_path, content):
     with pytest.raises(AsrCompressError, match=r"a\.wav: is (empty|damaged)"):
         read_audio(write(tmp_path, content), sample_rate_hz=RATE)

@@ -38,7 +38,9 @@ def test_audio_root_moves_relative_paths_only(table, speak, tmp_path):
     other = speak("elsewhere/c.wav")
     away = tmp_path / "away.tsv"
     away.write_text(f"{HEADER}u1\taudio/a.wav\t9\tyes\t\nu2\t{other}\t9\tno\t\n")
-    with pytest.raises(AsrCompressError, match=f"1 of 2 audio files are missing.*{re.escape(str(tmp_path))}.*--audio-root"):
+    with pytest.raises(
+        AsrCompressError, match=f"1 of 2 audio files are missing.*{re.escape(str(tmp_path))}.*--audio-root"
+    ):
         read_utterances(away)
     audio = [utterance.audio for utterance in read_utterances(away, audio_root=table.parent).utterances]
     assert audio == [table.parent / "audio/a.wav", other]
@@ -54,7 +56,10 @@ def test_path_and_text_lines_with_and_without_header(tmp_path, speak):
         read_utterances(path)
     path.write_text("x/one.wav\tone\ny/two.wav\t\n")
     plain = read_utterances(path)
-    assert [(utterance.id, utterance.reference) for utterance in plain.utterances] == [("x/one.wav", "one"), ("y/two.wav", "")]
+    assert [(utterance.id, utterance.reference) for utterance in plain.utterances] == [
+        ("x/one.wav", "one"),
+        ("y/two.wav", ""),
+    ]
     path.write_text("path\ttext\nx/one.wav\tone\ny/two.wav\t\n")
     assert read_utterances(path) == plain
 

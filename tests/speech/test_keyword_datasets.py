@@ -157,7 +157,9 @@ def test_bad_tables(table, content, message):
 
 
 def test_folders_that_are_no_tree(table, tree, tmp_path, speak):
-    with pytest.raises(AsrCompressError, match=r"holds the folder .*such as .*words, or a table, such as .*manifest\.tsv"):
+    with pytest.raises(
+        AsrCompressError, match=r"holds the folder .*such as .*words, or a table, such as .*manifest\.tsv"
+    ):
         read_keyword_clips(tree.parent, keyword="yes", split=None)
     with pytest.raises(AsrCompressError, match=r"no folder in it holds \.wav or \.flac"):
         read_keyword_clips(tree / "yes", keyword="yes", split=None)
