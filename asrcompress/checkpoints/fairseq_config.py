@@ -62,7 +62,8 @@ def _numpy_scalar(dtype: StandIn, data: bytes) -> bool | int | float:
     code = dtype.args[0]
     if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code):
         raise ValueError("its configuration holds a NumPy value that is no number")
-    return np.frombuffer(data, dtype=code, count=1)[0].item()
+    number: bool | int | float = np.frombuffer(data, dtype=code, count=1)[0].item()
+    return number
 
 
 def plain(value: Any) -> Any:

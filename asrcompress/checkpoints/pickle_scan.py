@@ -20,10 +20,10 @@ _FETCH = {"GET", "BINGET", "LONG_BINGET"}
 
 @dataclass(frozen=True)
 class PickleScan:
-    """`global_names`: qualified names the pickle imports. `first_value`: its result where that is a bare number or text."""
+    """`global_names`: qualified names the pickle imports. `result`: what it gives, where that is a bare number or text."""
 
     global_names: frozenset[str]
-    first_value: Any
+    result: Any
 
 
 def modern_name(module: str, name: str) -> str:
@@ -54,6 +54,7 @@ def scan_pickle(handle: BinaryIO) -> PickleScan:
     names: set[str] = set()
     stack: list[_Value] = []
     memo: dict[int, _Value] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(handle):
         if opcode.name in _STORE or opcode.name == "MEMOIZE":
             memo[len(memo) if opcode.name == "MEMOIZE" else argument] = stack[-1]

@@ -41,7 +41,7 @@ def scan_names(path: Path, archive: TorchZip | None) -> frozenset[str]:
         for position in range(LEGACY_NUM_PICKLES):
             scan = scan_pickle(handle)
             names |= scan.global_names
-            if position == 0 and scan.first_value != LEGACY_MAGIC:
+            if position == 0 and scan.result != LEGACY_MAGIC:
                 if unsafe_names(names):
                     break  # the more useful thing to say
                 raise AsrCompressError(f"{path}: is a pickle that torch.save did not write; save it with torch.save")

@@ -41,7 +41,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
         sha256 = sha256_file(path)
     except AsrCompressError:
         raise
-    except Exception as error:  # noqa: BLE001  a hostile file can make torch, zipfile and pickle raise anything
+    except Exception as error:  # a hostile file can make torch, zipfile and pickle raise anything
         raise _damaged(path, error) from error
     return Checkpoint(
         path=path,
@@ -71,7 +71,7 @@ def unsafe_globals(path: str | Path) -> list[str]:
         return unsafe_names(scan_names(path, archive))
     except AsrCompressError:
         raise
-    except Exception as error:  # noqa: BLE001  as above
+    except Exception as error:  # as above
         raise _damaged(path, error) from error
 
 
@@ -106,7 +106,9 @@ def _sniff(path: Path) -> str:
     if head.startswith(b"\x80"):
         return _PICKLE
     kind = "a text file" if _is_text(head) else "no file that torch or safetensors wrote"
-    raise AsrCompressError(f"{path}: is {kind}; give a checkpoint (.pt of fairseq-train or torch.save, or .safetensors)")
+    raise AsrCompressError(
+        f"{path}: is {kind}; give a checkpoint (.pt of fairseq-train or torch.save, or .safetensors)"
+    )
 
 
 def _is_text(head: bytes) -> bool:

@@ -21,7 +21,8 @@ class Checkpoint:
         format: "fairseq", "state_dict", "torchscript" or "safetensors".
         tensors: the model's tensors by state-dict name, on CPU, as stored, in the file's order.
             Tied entries share storage. They may be mapped from the file: keep it while they are used.
-        config: for Fairseq {"model": {...}, "task": {...}} in plain Python, else None. An `args` Namespace is given twice.
+        config: for Fairseq {"model": {...}, "task": {...}} in plain Python (an `args` Namespace appears as
+            both; tuples become lists), else None.
         arch: for Fairseq the architecture's name, else None.
         symbols: symbols, without the four special ones, of the dictionary in the task's state; None without one.
         size_bytes: the file's size.

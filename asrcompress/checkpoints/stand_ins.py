@@ -27,7 +27,7 @@ class StandIn:
 
     qualified_name = "?"
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> StandIn:
+    def __new__(cls, *args: Any) -> StandIn:
         self = super().__new__(cls)
         self.args, self.state = args, None
         return self
@@ -35,7 +35,7 @@ class StandIn:
     args: tuple[Any, ...]
     state: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any) -> None:
         """Pickle may or may not call this; `__new__` has done the work."""
 
     def __setstate__(self, state: Any) -> None:

@@ -104,7 +104,7 @@ def _collect(
             _collect(value, f"{prefix}{name}.", declared, tensors, depth + 1)
 
 
-class _ModuleUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _ModuleUnpickler(pickle._Unpickler):
     """Builds stand-ins, lists and tensors only.
 
     The pure-Python unpickler, because the C one allocates what a damaged memo index asks for.
@@ -137,8 +137,8 @@ class _ModuleUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def _refuse(self, name: str) -> NoReturn:
         raise AsrCompressError(
-            f"{self._archive.path}: this TorchScript archive holds {ascii(name)[1:81]}, which this reader does not know; "
-            "save the model's state_dict() with torch.save and give that"
+            f"{self._archive.path}: this TorchScript archive holds {ascii(name)[1:81]}, which this reader does not "
+            "know; save the model's state_dict() with torch.save and give that"
         )
 
     def persistent_load(self, pid: Any) -> tuple[torch.UntypedStorage, torch.dtype]:

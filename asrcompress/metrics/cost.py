@@ -20,7 +20,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.metrics.mac_rules import RULES, does_no_macs
+from asrcompress.metrics.mac_rules import RULES
+from asrcompress.metrics.no_macs import does_no_macs
 
 
 @dataclass(frozen=True)

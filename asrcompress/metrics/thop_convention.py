@@ -41,7 +41,7 @@ def thop_macs(model: nn.Module, inputs: tuple[Any, ...], *, convention: str = "t
         def with_bias(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             register_hooks[type(module)](module, args, output)
             if module.bias is not None:
-                module.total_ops += output.numel()  # type: ignore[operator]
+                module.total_ops += output.numel()  # type: ignore[operator,assignment]
 
         rules = dict.fromkeys(_CONVOLUTIONS, with_bias) if convention == "thop-conv-bias" else None
         try:

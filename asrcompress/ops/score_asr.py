@@ -52,7 +52,7 @@ def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, 
         for utterance, errors, duration_s in zip(dataset.utterances, rates.per_utterance, durations, strict=True)
     ]
     interval = bootstrap_interval(
-        [errors.words.errors for errors in rates.per_utterance],
+        [errors.words.num_errors for errors in rates.per_utterance],
         [errors.words.num_reference for errors in rates.per_utterance],
         num_resamples=config.num_resamples, confidence=config.confidence, seed=config.seed,
     )  # fmt: skip
@@ -76,12 +76,12 @@ def _line(identifier: str, errors: UtteranceErrors, duration_s: float) -> dict[s
         "id": identifier,
         "reference": errors.reference,
         "hypothesis": errors.hypothesis,
-        "errors": errors.words.errors,
+        "errors": errors.words.num_errors,
         "substitutions": errors.words.substitutions,
         "insertions": errors.words.insertions,
         "deletions": errors.words.deletions,
         "num_reference_words": errors.words.num_reference,
-        "char_errors": errors.chars.errors,
+        "char_errors": errors.chars.num_errors,
         "num_reference_chars": errors.chars.num_reference,
         "duration_s": round(duration_s, 6),
     }

@@ -27,7 +27,11 @@ def assert_same_model(checkpoint: Any, model: torch.nn.Module) -> None:
 def test_a_file_of_the_trainer(fairseq_writer: SimpleNamespace, fairseq_file: Path) -> None:
     checkpoint = read_checkpoint(fairseq_file)
     assert_same_model(checkpoint, fairseq_writer.model)
-    assert (checkpoint.format, checkpoint.arch, checkpoint.symbols) == ("fairseq", "s2t_transformer_xs", fairseq_writer.symbols)
+    assert (checkpoint.format, checkpoint.arch, checkpoint.symbols) == (
+        "fairseq",
+        "s2t_transformer_xs",
+        fairseq_writer.symbols,
+    )
     assert checkpoint.config is not None
     assert checkpoint.config["model"]["encoder_embed_dim"] == 144
     assert checkpoint.config["task"]["_name"] == "speech_to_text"
@@ -81,7 +85,7 @@ def test_the_args_style_of_old_fairseq(fairseq_writer: SimpleNamespace, tmp_path
     settings = {**fairseq_writer.settings, "adam_betas": [0.9, 0.98]}
     assert checkpoint.config == {"model": settings, "task": settings}
     assert (checkpoint.arch, checkpoint.symbols) == ("s2t_transformer_xs", fairseq_writer.symbols)
-    assert checkpoint.ledger["other"] == 8  # the meter's value and sum, two float32 scalars; its own bytes, not the model's
+    assert checkpoint.ledger["other"] == 8  # the meter's value and sum, two float32 scalars
     assert sum(checkpoint.ledger.values()) == path.stat().st_size
 
 
@@ -106,7 +110,11 @@ def test_omegaconf_containers_pickled_whole(
         cfg.model.w2v = {"layers": [1, "${model.lr.0}", "${.0}"], "up": "${..max_update}", "text": "at ${task.data}/x"}
         cfg.model.unset = "???"
         cfg.model.elsewhere = "${oc.env:HOME}"
-        cfg.task = {"_name": "audio_finetuning", "data": "${common.folder}", "bmuf": OmegaConf.structured(FairseqBMUFConfig)}
+        cfg.task = {
+            "_name": "audio_finetuning",
+            "data": "${common.folder}",
+            "bmuf": OmegaConf.structured(FairseqBMUFConfig),
+        }
         cfg.common.folder = "some/folder"
     state = {"args": None, "cfg": cfg, "model": fairseq_writer.model.state_dict(), "task_state": {}}
     path = tmp_path / "hydra.pt"
@@ -164,5 +172,7 @@ lines = [line.split() for line in open("/proc/self/maps") if sys.argv[1] in line
 spans = [[int(x, 16) for x in line[0].split("-")] for line in lines]
 print(any(a <= address < b for a, b in spans), [m for m in ("fairseq", "omegaconf", "hydra") if m in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", program, str(fairseq_file)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(fairseq_file)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "True []"

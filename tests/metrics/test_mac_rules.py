@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.metrics.cost import count_macs
-from asrcompress.metrics.mac_rules import NO_MACS, RULES
+from asrcompress.metrics.mac_rules import RULES
+from asrcompress.metrics.no_macs import NO_MACS
 
-T, B, I, H = 5, 2, 16, 8
+T, B, W, H = 5, 2, 12, 8  # time, batch, input width, hidden size
 MAT, BATCHED, VEC = torch.ones(6, 7), torch.ones(3, 6, 7), torch.ones(7)
 INT8 = torch.ones(32, 16, dtype=torch.int8)
-SEQUENCE = torch.ones(T, B, I)
+SEQUENCE = torch.ones(T, B, W)
 QUERY, KEY, VALUE = torch.ones(2, 4, 5, 8), torch.ones(2, 4, 9, 8), torch.ones(2, 4, 9, 8)
 
 CASES = {
@@ -39,8 +41,8 @@ CASES = {
         lambda: torch._weight_int8pack_mm(INT8.bfloat16(), INT8, torch.ones(32).bfloat16()),
         32 * 16 * 32,
     ),
-    "linear, 3-D, bias": (lambda: F.linear(SEQUENCE, torch.ones(H, I), torch.ones(H)), T * B * I * H),
-    "linear, 1-D": (lambda: F.linear(torch.ones(I), torch.ones(H, I)), I * H),
+    "linear, 3-D, bias": (lambda: F.linear(SEQUENCE, torch.ones(H, W), torch.ones(H)), T * B * W * H),
+    "linear, 1-D": (lambda: F.linear(torch.ones(W), torch.ones(H, W)), W * H),
     "conv1d, bias": (lambda: F.conv1d(torch.ones(2, 6, 20), torch.ones(4, 6, 5), torch.ones(4)), 2 * 4 * 16 * 6 * 5),
     "conv1d int32": (lambda: F.conv1d(torch.ones(1, 2, 9).int(), torch.ones(3, 2, 3).int()), 3 * 7 * 2 * 3),
     "conv1d stride, padding": (
@@ -81,23 +83,23 @@ CASES = {
         lambda: F.scaled_dot_product_attention(QUERY, KEY, torch.ones(2, 4, 9, 6)),
         2 * 4 * 5 * 9 * (8 + 6),
     ),
-    "gru": (lambda: nn.GRU(I, H, 2)(SEQUENCE), T * B * 3 * H * ((I + H) + (H + H))),
-    "gru bidirectional": (lambda: nn.GRU(I, H, 2, bidirectional=True)(SEQUENCE), T * B * 6 * H * ((I + H) + 3 * H)),
+    "gru": (lambda: nn.GRU(W, H, 2)(SEQUENCE), T * B * 3 * H * ((W + H) + (H + H))),
+    "gru bidirectional": (lambda: nn.GRU(W, H, 2, bidirectional=True)(SEQUENCE), T * B * 6 * H * ((W + H) + 3 * H)),
     "gru packed": (
-        lambda: nn.GRU(I, H)(nn.utils.rnn.pack_padded_sequence(SEQUENCE, [5, 3])),
-        (5 + 3) * 3 * H * (I + H),
+        lambda: nn.GRU(W, H)(nn.utils.rnn.pack_padded_sequence(SEQUENCE, [5, 3])),
+        (5 + 3) * 3 * H * (W + H),
     ),
-    "lstm (mkldnn)": (lambda: nn.LSTM(I, H, 2)(SEQUENCE), T * B * 4 * H * ((I + H) + (H + H))),
-    "lstm without bias": (lambda: nn.LSTM(I, H, bias=False)(SEQUENCE), T * B * 4 * H * (I + H)),
-    "lstm bidirectional": (lambda: nn.LSTM(I, H, 2, bidirectional=True)(SEQUENCE), T * B * 8 * H * ((I + H) + 3 * H)),
+    "lstm (mkldnn)": (lambda: nn.LSTM(W, H, 2)(SEQUENCE), T * B * 4 * H * ((W + H) + (H + H))),
+    "lstm without bias": (lambda: nn.LSTM(W, H, bias=False)(SEQUENCE), T * B * 4 * H * (W + H)),
+    "lstm bidirectional": (lambda: nn.LSTM(W, H, 2, bidirectional=True)(SEQUENCE), T * B * 8 * H * ((W + H) + 3 * H)),
     "lstm packed": (
-        lambda: nn.LSTM(I, H)(nn.utils.rnn.pack_padded_sequence(SEQUENCE, [5, 3])),
-        (5 + 3) * 4 * H * (I + H),
+        lambda: nn.LSTM(W, H)(nn.utils.rnn.pack_padded_sequence(SEQUENCE, [5, 3])),
+        (5 + 3) * 4 * H * (W + H),
     ),
-    "lstm projected": (lambda: nn.LSTM(I, H, proj_size=4)(SEQUENCE), T * B * (4 * H * (I + 4) + H * 4)),
-    "rnn": (lambda: nn.RNN(I, H)(SEQUENCE), T * B * H * (I + H)),
-    "gru cell": (lambda: nn.GRUCell(I, H)(SEQUENCE[0]), B * 3 * H * (I + H)),
-    "lstm cell": (lambda: nn.LSTMCell(I, H)(SEQUENCE[0]), B * 4 * H * (I + H)),
+    "lstm projected": (lambda: nn.LSTM(W, H, proj_size=4)(SEQUENCE), T * B * (4 * H * (W + 4) + H * 4)),
+    "rnn": (lambda: nn.RNN(W, H)(SEQUENCE), T * B * H * (W + H)),
+    "gru cell": (lambda: nn.GRUCell(W, H)(SEQUENCE[0]), B * 3 * H * (W + H)),
+    "lstm cell": (lambda: nn.LSTMCell(W, H)(SEQUENCE[0]), B * 4 * H * (W + H)),
     # nothing to multiply and accumulate
     "elementwise": (lambda: F.gelu(MAT) * MAT + torch.sigmoid(MAT), 0),
     "softmax, norms": (lambda: F.layer_norm(F.log_softmax(MAT, -1), (7,)) + F.group_norm(BATCHED, 2).sum(), 0),
@@ -135,9 +137,9 @@ def test_torch_attention_by_hand(training, context, need_weights, keys):
 @pytest.mark.parametrize(
     ("layer", "macs"),
     [
-        (nn.Linear(I, H), T * B * I * H),
-        (nn.GRU(I, H, 2, bidirectional=True), T * B * 6 * H * ((I + H) + 3 * H)),
-        (nn.LSTM(I, H), T * B * 4 * H * (I + H)),
+        (nn.Linear(W, H), T * B * W * H),
+        (nn.GRU(W, H, 2, bidirectional=True), T * B * 6 * H * ((W + H) + 3 * H)),
+        (nn.LSTM(W, H), T * B * 4 * H * (W + H)),
     ],
 )
 def test_torch_dynamic_quantization_counts_like_its_float_layer(layer, macs, dtype):
@@ -151,8 +153,8 @@ def test_torch_dynamic_quantization_counts_like_its_float_layer(layer, macs, dty
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("cell", "gates"), [(nn.GRUCell, 3), (nn.LSTMCell, 4), (nn.RNNCell, 1)])
 def test_torch_dynamic_cells(cell, gates):
-    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(cell(I, H)), {cell})
-    assert count_macs(model, lambda: model(SEQUENCE[0])).total == B * gates * H * (I + H)
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(cell(W, H)), {cell})
+    assert count_macs(model, lambda: model(SEQUENCE[0])).total == B * gates * H * (W + H)
 
 
 @pytest.mark.parametrize(("groups", "transposed"), [(1, False), (2, False), (1, True)])
@@ -168,6 +170,35 @@ def test_torch_static_quantized_convolution(groups, transposed):
         count = count_macs(layer, lambda: layer(data))
     assert count.total == expected
     assert count.operand_dtypes == {"": ["qint8", "quint8"]}
+
+
+def test_fused_attention_whose_values_have_another_width():
+    macs, dtypes = RULES["aten._scaled_dot_product_efficient_attention"](
+        {"query": torch.ones(2, 4, 5, 8), "key": torch.ones(2, 4, 9, 8), "value": torch.ones(2, 4, 9, 6).half()}, None
+    )
+    assert macs == 2 * 4 * (5 * 9 * 8 + 5 * 9 * 6)
+    assert dtypes == ("float32", "float32", "float16")
+
+
+def test_fused_attention_over_other_keys_than_queries():
+    batch, queries, keys, width = 3, 5, 9, 16
+    args = {"query": torch.ones(batch, queries, width), "key": torch.ones(batch, keys, width), "embed_dim": width}
+    macs, _ = RULES["aten._native_multi_head_attention"]({**args, "qkv_weight": torch.ones(1)}, None)
+    assert macs == batch * (2 * (queries + keys) * width**2 + 2 * queries * keys * width)
+
+
+def test_cudnn_lists_weights_and_biases_of_all_layers_together():
+    layer = nn.GRU(W, H, 2)
+    macs, _ = RULES["aten._cudnn_rnn"]({"input": SEQUENCE, "weight": list(layer.parameters())}, None)
+    assert macs == T * B * 3 * H * ((W + H) + (H + H))
+
+
+def test_a_strangers_operation_is_not_trusted_for_its_pointwise_tag():
+    library = torch.library.Library("asrcompress_tagged", "FRAGMENT")
+    library.define("product(Tensor x) -> Tensor", tags=(torch.Tag.pointwise,))
+    library.impl("product", lambda x: torch.from_numpy(x.numpy() @ x.numpy()), "CPU")
+    with torch.no_grad(), pytest.raises(AsrCompressError, match=r"asrcompress_tagged\.product"):
+        count_macs(nn.Identity(), lambda: torch.ops.asrcompress_tagged.product(torch.ones(3, 3)))
 
 
 def test_no_operation_is_in_both_tables():
