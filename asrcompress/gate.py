@@ -25,7 +25,7 @@ from asrcompress.sidecar import INPUT_METRICS, MODEL_METRICS, MeasuredModel, Mea
 
 COMPARISONS = ("delta", "relative", "ratio", "excess")
 EXAMPLE = "write METRIC<=NUMBER, such as 'wer<=0.05' or 'ratio.size_bytes<=0.27', in quotes: a shell reads < and > itself"
-CLAUSE = re.compile(r"(?:(\w+)\.)?([a-z][a-z0-9_]*)\s*(<=|>=|==|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+CLAUSE = re.compile(r"(?:(\w+)\.)?([a-z][a-z0-9_]*)\s*(<=|>=|==|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.ASCII)
 # A size or a parameter count is the file's own: it may be compared whatever the file was evaluated on.
 SIZE_METRICS = frozenset({"num_nonzero_params", "size_ratio", "model_size_ratio", *MODEL_METRICS})
 SPEED_METRICS = frozenset({"real_time_factor", "latency_ms"})
@@ -48,6 +48,7 @@ class Clause:
 
     @property
     def metric(self) -> str:
+        """As it is written: `delta.wer`."""
         return f"{self.prefix}.{self.name}" if self.prefix else self.name
 
     def allows(self, value: float) -> bool:
@@ -105,6 +106,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
+        """True for "passed" only; an error is no pass."""
         return self.status == "passed"
 
 
@@ -132,9 +134,7 @@ def _parse_clause(part: str, text: str) -> Clause:
     return Clause(prefix or "", name, op, float(number))
 
 
-def evaluate(
-    requirement: Requirement, candidate: MeasuredModel, baselines: Sequence[MeasuredModel], label: str | None = None
-) -> Result:
+def evaluate(requirement: Requirement, candidate: MeasuredModel, baselines: Sequence[MeasuredModel], label: str | None = None) -> Result:
     """Hold one model to one requirement. Never raises for a missing value: the result's status is "error"."""
     clauses = tuple(_evaluate_clause(clause, candidate, baselines) for clause in requirement.clauses)
     errors = [clause.message for clause in clauses if clause.compared is None]
@@ -224,9 +224,7 @@ def _command(name: str) -> str:
     return "analyze" if name in INPUT_METRICS or name in SIZE_METRICS else "eval"
 
 
-def _pick_baseline(
-    name: str, own: Measurement, baselines: Sequence[MeasuredModel]
-) -> tuple[MeasuredModel, Measurement]:
+def _pick_baseline(name: str, own: Measurement, baselines: Sequence[MeasuredModel]) -> tuple[MeasuredModel, Measurement]:
     """The baseline's value that was measured as the candidate's was."""
     measured = [(baseline, _measured(name, baseline, f"baseline {baseline.file}")) for baseline in baselines]
     reasons = [incomparable(name, own.source, measurement.source) for _, measurement in measured]
@@ -245,10 +243,7 @@ def incomparable(name: str, candidate: Sidecar, baseline: Sidecar) -> str | None
     for condition in [*ours, *(key for key in theirs if key not in ours)]:
         (fact, shown), (other_fact, other_shown) = (c.get(condition, (None, "not stated")) for c in (ours, theirs))
         if fact != other_fact:
-            return (
-                f"{condition} of {name} is {shown} in {candidate.path} "
-                f"and {other_shown} in {baseline.path}; measure both alike"
-            )
+            return f"{condition} of {name} is {shown} in {candidate.path} and {other_shown} in {baseline.path}; measure both alike"
     return None
 
 

@@ -36,8 +36,9 @@ INPUT_METRICS = ("macs", "thop_macs", "bops")
 # ---------------------------------------------------------------- writing
 
 
-def sidecar_path(model: Path, kind: str) -> Path:
+def sidecar_path(model: str | Path, kind: str) -> Path:
     """Where the sidecar of this kind lies: x.safetensors -> x.safetensors.json, .analyze.json, .eval.json."""
+    model = Path(model)
     return model.with_name(model.name + SUFFIXES[kind])
 
 
@@ -61,9 +62,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def build(
-    kind: str, *, model: dict[str, Any], metrics: dict[str, Any], environment: dict[str, Any], **fields: Any
-) -> dict[str, Any]:
+def build(kind: str, *, model: dict[str, Any], metrics: dict[str, Any], environment: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """Put a sidecar record together, in the order a reader wants it.
 
     Args:
@@ -93,12 +92,6 @@ def build(
     return record
 
 
-def sidecar_path(model: str | Path, kind: str) -> Path:
-    """Where a model's sidecar of a kind lies unless -o says otherwise: beside the model."""
-    model = Path(model)
-    return model.with_name(model.name + SUFFIXES[kind])
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -111,6 +104,7 @@ class Sidecar:
 
     @property
     def kind(self) -> str:
+        """One of KINDS."""
         return str(self.record["kind"])
 
     @property
@@ -207,7 +201,7 @@ def _check_value(name: str, value: Any, where: str | Path) -> None:
 def _expect(record: dict[str, Any], name: str, kind: type, where: str | Path, prefix: str = "") -> Any:
     value = record.get(name)
     if not isinstance(value, kind):
-        noun = {dict: "an object", str: "a string"}[kind]
+        noun = "an object" if kind is dict else "a string"
         raise AsrCompressError(f"{where}: {prefix}{name} is not {noun}; write the sidecar again")
     return value
 
@@ -253,10 +247,12 @@ class MeasuredModel:
 
     @property
     def sha256(self) -> str:
+        """Of the model's file."""
         return self.sidecars[0].sha256
 
     @property
     def file(self) -> str:
+        """The model file's base name."""
         return str(self.sidecars[0].record["model"]["file"])
 
     @property
@@ -267,6 +263,7 @@ class MeasuredModel:
 
     @property
     def evaluation(self) -> Sidecar | None:
+        """The sidecar of kind "eval", where there is one."""
         return next((sidecar for sidecar in self.sidecars if sidecar.kind == "eval"), None)
 
     def interval(self, name: str) -> dict[str, Any] | None:
@@ -290,7 +287,7 @@ def merge(sidecars: Sequence[Sidecar]) -> list[MeasuredModel]:
         group = groups.setdefault(sidecar.sha256, [])
         if all(sidecar.record != other.record for other in group):
             group.append(sidecar)
-    models = []
+    models: list[MeasuredModel] = []
     for group in groups.values():
         shared = sorted((s for s in group if s.kind != "eval"), key=lambda s: KINDS.index(s.kind))
         evaluations = [s for s in group if s.kind == "eval"]

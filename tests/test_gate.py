@@ -132,9 +132,10 @@ WORKED = [
 
 @pytest.mark.parametrize(("metric", "value"), WORKED)
 def test_worked_examples(metric, value):
-    assert gate(f"{metric}<={value + 1e-9!r}", INT4).status == "passed"
-    assert gate(f"{metric}>={value - 1e-9!r}", INT4).status == "passed"
-    failed = gate(f"{metric}<={value - 1e-9!r}", INT4)
+    step = abs(value) * 1e-9
+    assert gate(f"{metric}<={value + step!r}", INT4).status == "passed"
+    assert gate(f"{metric}>={value - step!r}", INT4).status == "passed"
+    failed = gate(f"{metric}<={value - step!r}", INT4)
     assert failed.status == "failed"
     assert metric in failed.message
     assert failed.clauses[0].compared.value == pytest.approx(value, rel=1e-12)

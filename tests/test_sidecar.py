@@ -227,7 +227,11 @@ def sidecars(*names: str) -> list[Sidecar]:
     return [read(EXAMPLES / name) for name in names]
 
 
-INT8 = ("checkpoint_best.int8.safetensors.json", "checkpoint_best.int8.safetensors.analyze.json", "checkpoint_best.int8.safetensors.eval.json")
+INT8 = (
+    "checkpoint_best.int8.safetensors.json",
+    "checkpoint_best.int8.safetensors.analyze.json",
+    "checkpoint_best.int8.safetensors.eval.json",
+)
 
 
 def test_sidecars_of_one_model_become_one_entry():
@@ -261,7 +265,7 @@ def test_two_test_sets_are_two_entries(evaluation):
 
 def test_a_contradiction_about_one_file_is_an_error(evaluation):
     evaluation["model"]["size_bytes"] -= 1
-    with pytest.raises(AsrCompressError, match="edited.json: says size_bytes is"):
+    with pytest.raises(AsrCompressError, match=r"edited\.json: says size_bytes is"):
         merge([*sidecars(INT8[0]), Sidecar(Path("edited.json"), evaluation)])
     second = copy.deepcopy(load(INT8[1]))
     second["input"]["duration_s"], second["metrics"]["macs"] = 5.0, 1

@@ -35,9 +35,7 @@ def report(
         list[Path] | None,
         typer.Argument(metavar="SIDECAR...", help="Sidecars (.json) to report on; - or a pipe: paths from stdin, one a line."),
     ] = None,
-    baseline: Annotated[
-        list[Path] | None, typer.Option("--baseline", help="Sidecar of the baseline; repeat for its others.")
-    ] = None,
+    baseline: Annotated[list[Path] | None, typer.Option("--baseline", help="Sidecar of the baseline; repeat for its others.")] = None,
     require: Annotated[
         list[str] | None,
         typer.Option("--require", help="A gate, such as 'wer<=0.05', 'delta.wer<=0.005' or 'ratio.size_bytes<=0.27'; repeat."),

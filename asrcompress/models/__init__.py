@@ -7,6 +7,7 @@ SAMPLE_RATE_HZ              of the audio it takes
 recognises(checkpoint)      whether a checkpoint is of this family
 read_spec(checkpoint, data_dir)  -> ModelSpec: all that is needed to build, plain JSON
 clean_tensors(checkpoint, spec)  -> the model's own tensors, under the built module's names
+is_computed(name)           whether a tensor of the built module is not learned, and so never stored
 build(spec)                 -> a fresh float torch.nn.Module in eval mode, weights not loaded
 features(spec, audio)       waveform -> (frames, bins) or what the module takes
 example_inputs(spec, duration_s, num_tokens, batch_size) -> (inputs of forward, input record) to count MACs

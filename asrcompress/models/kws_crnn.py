@@ -38,6 +38,11 @@ def read_spec(checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec
     return ModelSpec("kws_crnn", dict(CRNN.from_state_dict(checkpoint.tensors).sizes))
 
 
+def is_computed(name: str) -> bool:
+    """No tensor of the CRNN is computed rather than learned."""
+    return False
+
+
 def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
     """The tensors as they are: the built module has the same names."""
     return dict(checkpoint.tensors)

@@ -66,9 +66,17 @@ def _arguments(model: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is None or isinstance(value, (bool, int, float, str))}
 
 
+def is_computed(name: str) -> bool:
+    """Whether a tensor of the built module is not learned, and so never stored."""
+    return BUFFERS.search(name) is not None
+
+
 def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
     """Drop what Fairseq computes by itself; fill a tied output projection that was not stored."""
-    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not BUFFERS.search(name)}
+    version = checkpoint.tensors.get("decoder.version")
+    if version is not None and version.numel() == 1 and float(version) < 2:
+        raise AsrCompressError(f"{checkpoint.path}: is of Fairseq's decoder version {float(version):g}; version 2 and later are supported")
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not is_computed(name)}
     embedding, output = "decoder.embed_tokens.weight", "decoder.output_projection.weight"
     if spec.config["arguments"].get("share_decoder_input_output_embed") and embedding in tensors:
         stored = tensors.setdefault(output, tensors[embedding])

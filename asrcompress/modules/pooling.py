@@ -25,7 +25,7 @@ class IntegerAdditiveAttention(nn.Module):
         """(batch, time, hidden) -> (batch, hidden): frames summed, weighted by a softmax over time."""
         weights = torch.softmax(self.energy(frames), dim=-2)
         if self.activations == "none":
-            return (frames * weights).sum(dim=-2)
+            return (weights.transpose(1, 2) @ frames).squeeze(1)
         frame_codes, frame_scale = quantize_tokens(frames)
         weight_codes, weight_scale = quantize_tokens((weights * frame_scale).transpose(1, 2))
         sums = int_bmm(weight_codes, frame_codes.transpose(1, 2))

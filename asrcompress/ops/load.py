@@ -123,12 +123,14 @@ def _fill(module: nn.Module, source: Source, packed: set[str]) -> None:
     """Load the float tensors; exactly the packed weights (and their aliases) may be absent."""
     tied = {site.name: site.tied_to for site in find_weights(module) if site.tied_to}
     absent = packed | {alias for alias, first in tied.items() if first in packed}
+    # torch's own loading: Fairseq's takes modules out of the model when it misses a version number.
     try:
-        missing, unexpected = module.load_state_dict(dict(source.tensors), strict=False)  # a copy: Fairseq edits it
+        missing, unexpected = nn.Module.load_state_dict(module, source.tensors, strict=False)
     except RuntimeError as error:
         shapes = str(error).splitlines()[-1].strip()
         raise AsrCompressError(f"{source.path}: its tensors do not fit its own configuration: {shapes}") from error
-    lost = sorted(set(missing) - absent - {alias for alias in missing if _is_alias(module, alias, source.tensors)})
+    computed = {name for name in missing if source.family.is_computed(name)}
+    lost = sorted(set(missing) - absent - computed - {alias for alias in missing if _is_alias(module, alias, source.tensors)})
     for word, names in (("is missing", lost), ("fits no module", sorted(unexpected))):
         if names:
             raise AsrCompressError(f"{source.path}: {names[0]} {word} ({len(names)} such tensors); the file is not a whole {source.spec.family}")

@@ -127,9 +127,7 @@ def _numbers(report: Report) -> list[str]:
     if len(report.rows) > 5:
         head = "".join(f"<th{_number(c.is_number)}>{_text(c.heading)}</th>" for c in shown)
         body = [
-            f"<tr{_row_class(row)}>"
-            + "".join(f"<td{_number(c.is_number)}>{_text(c.cells[i]) or '–'}</td>" for c in shown)
-            + "</tr>"
+            f"<tr{_row_class(row)}>" + "".join(f"<td{_number(c.is_number)}>{_text(c.cells[i]) or '–'}</td>" for c in shown) + "</tr>"
             for i, row in enumerate(report.rows)
         ]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from asrcompress.report.rows import Report, columns, printable
 
@@ -22,7 +23,7 @@ def render(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(headings: list[str], rows: list[tuple[str, ...]], numbers: list[bool]) -> list[str]:
+def _table(headings: list[str], rows: Sequence[tuple[str, ...]], numbers: list[bool]) -> list[str]:
     lines = [" | ".join(escape(heading) for heading in headings), " | ".join("---:" if n else "---" for n in numbers)]
     lines += [" | ".join(escape(cell) for cell in row) for row in rows]
     return [f"| {line} |" for line in lines]

@@ -36,6 +36,7 @@ class Row:
     values: dict[str, float]
 
     def interval(self, name: str) -> dict[str, Any] | None:
+        """The confidence interval of a metric, where there is one."""
         return self.measured.interval(name)
 
 
@@ -62,9 +63,7 @@ class Report:
         return all(result.passed for result in self.results) if self.results else None
 
 
-def build_report(
-    sidecars: Sequence[Sidecar], baseline: Sequence[Sidecar] = (), requirements: Sequence[Requirement] = ()
-) -> Report:
+def build_report(sidecars: Sequence[Sidecar], baseline: Sequence[Sidecar] = (), requirements: Sequence[Requirement] = ()) -> Report:
     """Join the sidecars, compare every model with the baseline and hold it to the requirements.
 
     Raises:
@@ -87,10 +86,7 @@ def build_report(
         for is_baseline in [model.sha256 == baseline_sha256]
     )
     results = tuple(
-        evaluate(requirement, row.measured, baselines, row.label)
-        for row in rows
-        if not row.is_baseline
-        for requirement in requirements
+        evaluate(requirement, row.measured, baselines, row.label) for row in rows if not row.is_baseline for requirement in requirements
     )
     return Report(rows, results, tuple(_notes(rows, requirements, baselines)))
 
@@ -111,10 +107,7 @@ def _labels(models: Sequence[MeasuredModel]) -> list[str]:
     plain = [printable(model.file) for model in models]
     for suffix in (_data_name, lambda model: model.sha256[:8]):
         repeated = {label for label in plain if plain.count(label) > 1}
-        plain = [
-            f"{label} ({suffix(model)})" if label in repeated else label
-            for label, model in zip(plain, models, strict=True)
-        ]
+        plain = [f"{label} ({suffix(model)})" if label in repeated else label for label, model in zip(plain, models, strict=True)]
     return [f"{label} #{plain[:i].count(label) + 1}" if plain.count(label) > 1 else label for i, label in enumerate(plain)]
 
 

@@ -197,7 +197,7 @@ def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]], y_ax
 def _short(label: str) -> str:
     """A name without the suffix that all artifacts have; a long one loses its middle: the end tells variants apart."""
     label = label.removesuffix(".safetensors")
-    return label if len(label) <= LONGEST_LABEL else f"{label[:20]}…{label[21 - LONGEST_LABEL:]}"
+    return label if len(label) <= LONGEST_LABEL else f"{label[:20]}…{label[21 - LONGEST_LABEL :]}"
 
 
 def _obstacles(points: Sequence[Point], places: Sequence[tuple[float, float]], y_axis: Axis) -> list[Box]:
@@ -211,9 +211,7 @@ def _obstacles(points: Sequence[Point], places: Sequence[tuple[float, float]], y
     return boxes
 
 
-def place_labels(
-    texts: Sequence[str], places: Sequence[tuple[float, float]], obstacles: Sequence[Box]
-) -> list[Box]:
+def place_labels(texts: Sequence[str], places: Sequence[tuple[float, float]], obstacles: Sequence[Box]) -> list[Box]:
     """Find a place for each text near its point, where it and the line to the point cover least.
 
     Args:

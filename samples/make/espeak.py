@@ -2,6 +2,8 @@
 
 Needs the espeak-ng program, numpy, scipy and soundfile. Knows nothing of data sets, labels or models.
 """
+
+# ruff: noqa: SIM905 (word lists read best as text)
 from __future__ import annotations
 
 import io
@@ -16,7 +18,8 @@ SAMPLE_RATE_HZ = 16000
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-us-nyc", "en-gb-x-gbclan", "en-029")
 VARIANTS = (
     "m1 m2 m3 m4 m6 m8 f1 f2 f3 Alex Andy Annie Denis Diogo Gene Hugo Jacky Lee Marco Mario Michael adam anika "
-    "antonio belinda benjamin boris david ed edward iven john max michel pablo paul pedro quincy rob robert shelby victor"
+    "antonio belinda benjamin boris david ed edward iven john max michel pablo paul pedro quincy rob robert shelby "
+    "victor"
 ).split()
 HELD_OUT_ACCENT = "en-gb-scotland"
 HELD_OUT_VARIANTS = {"dev": ("m5", "f5", "sandro", "zac"), "test": ("m7", "f4", "caleb", "linda", "steph", "travis")}
@@ -65,9 +68,7 @@ def coloured_noise(rng: np.random.Generator, num_samples: int) -> np.ndarray:
     return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
 
 
-def mix(
-    rng: np.random.Generator, speech: np.ndarray, *, lead_s: float, tail_s: float, snr_db: float, rms: float
-) -> np.ndarray:
+def mix(rng: np.random.Generator, speech: np.ndarray, *, lead_s: float, tail_s: float, snr_db: float, rms: float) -> np.ndarray:
     """Put silence around `speech`, add coloured noise at `snr_db` and scale the speech to `rms`; int16 (samples,)."""
     silences = [np.zeros(int(seconds * SAMPLE_RATE_HZ), np.float32) for seconds in (lead_s, tail_s)]
     samples = np.concatenate([silences[0], speech, silences[1]])

@@ -1,11 +1,13 @@
 """Make the keyword data: one-second clips of `computer`, of words that sound like it and of other words.
 
-usage: python make_keyword_clips.py WORK [--seed 11]
+usage: python make_keyword_clips.py WORK [--seed 13]
 
 Writes WORK/kws/manifest.tsv (path, word, split) with clips/*.flac for dev and test (what samples/kws holds), and
 WORK/data/keyword_train.npz (int16 clips (n, 16000) and is_keyword (n,)) for training. Some of the similar words are in
 dev and test only, and half of the dev and test clips are in voices that no training clip has.
 """
+
+# ruff: noqa: SIM905 (word lists read best as text)
 from __future__ import annotations
 
 import argparse
@@ -25,7 +27,7 @@ OTHER = (
 ).split()
 NUM_TRAIN = (900, 1100, 1100)  # clips of the keyword, of similar words, of other words
 NUM_CLIPS = {"dev": (22, 25, 25), "test": (42, 48, 48)}
-SNR_DB = {"train": (1, 30), "dev": (-1, 16), "test": (-1, 16)}
+SNR_DB = {"train": (0, 30), "dev": (-3, 14), "test": (-3, 14)}
 
 
 def clip(rng: np.random.Generator, word: str, split: str) -> np.ndarray:
@@ -35,7 +37,7 @@ def clip(rng: np.random.Generator, word: str, split: str) -> np.ndarray:
     lead_s = rng.uniform(0.02, room_s)
     samples = mix(
         rng, speech, lead_s=lead_s, tail_s=room_s - lead_s + 0.01, snr_db=rng.uniform(*SNR_DB[split]),
-        rms=rng.uniform(0.0008, 0.002),
+        rms=rng.uniform(0.0008, 0.0016),
     )  # fmt: skip
     return samples[:SAMPLE_RATE_HZ]
 
@@ -52,7 +54,7 @@ def main() -> None:
     """Write the manifest, its clips and the training array."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--seed", type=int, default=13)
     options = parser.parse_args()
     folder = options.work / "kws"
     (folder / "clips").mkdir(parents=True, exist_ok=True)

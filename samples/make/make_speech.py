@@ -6,6 +6,8 @@ Writes WORK/asr/{dev,test}.tsv with audio/*.flac (what samples/asr holds) and WO
 fbank/*.npy (what fairseq-train reads; Fairseq's own path from audio files needs torchaudio.sox_effects, which is gone).
 `train_words` is the curriculum's first half: single words and pairs. No sentence of dev or test is in train.
 """
+
+# ruff: noqa: SIM905 (word lists read best as text)
 from __future__ import annotations
 
 import argparse

@@ -4,6 +4,7 @@ usage: python make_vocabulary.py WORK [--size 64]
 
 Reads WORK/data/text.txt; writes spm_unigram.{model,vocab,txt} and config.yaml into both WORK/data and WORK/asr.
 """
+
 from __future__ import annotations
 
 import argparse

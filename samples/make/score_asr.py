@@ -6,6 +6,7 @@ An answer independent of asrcompress, for the README. Not fairseq-generate: that
 torchaudio.sox_effects, which is gone, and drops what does not fill a batch of eight. Unpickles the checkpoint: only for
 a file you made yourself.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,9 +44,7 @@ def main() -> None:
 
     from fairseq.checkpoint_utils import load_model_ensemble_and_task
 
-    models, _, task = load_model_ensemble_and_task(
-        [str(options.folder / options.checkpoint)], arg_overrides={"data": str(options.folder)}
-    )
+    models, _, task = load_model_ensemble_and_task([str(options.folder / options.checkpoint)], arg_overrides={"data": str(options.folder)})
     model = models[0].eval()
     generator = task.build_generator([model], argparse.Namespace(beam=options.beam, max_len_a=0, max_len_b=60))
     with open(options.folder / f"{options.split}.tsv", newline="") as file:

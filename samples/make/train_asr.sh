@@ -23,4 +23,4 @@ train() {
 train --train-subset train_words --save-dir ckpt_words --lr 0.002 --warmup-updates 200 \
     --total-num-update 3000 --max-update 1500
 train --train-subset train --save-dir ckpt --finetune-from-model ckpt_words/checkpoint_last.pt --lr 0.0015 \
-    --warmup-updates 300 --total-num-update 5000 --max-update 5000
+    --warmup-updates 300 --total-num-update 2500 --max-update 2500

@@ -3,8 +3,10 @@
 usage: python train_kws.py WORK [--epochs 40] [--seed 5]     (after make_keyword_clips.py WORK)
 
 Reads WORK/data/keyword_train.npz and WORK/kws/manifest.tsv; writes WORK/kws/crnn_computer.pt, a plain state dict with
-label order (other, keyword), and prints AU FA-FR of dev and test. Takes the last epoch: no choice is made on dev or test.
+label order (other, keyword), and prints AU FA-FR of dev and test. Takes the last epoch:
+no choice is made on dev or test.
 """
+
 from __future__ import annotations
 
 import argparse
