@@ -24,11 +24,13 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write, sha256_file
-from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight
+from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, quant_max
 from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
 
 FORMAT = "asrcompress.v1"
 JSON_NAME = "asrcompress.json"
+# What reading a damaged or hostile file can raise, in safetensors, json, torch and our own checks.
+DAMAGE = (SafetensorError, AsrCompressError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError, OSError)
 
 
 @dataclass(frozen=True)
@@ -103,24 +105,23 @@ def load_artifact(path: str | Path) -> ArtifactContent:
     header = _read_header(path)
     if header is None:
         raise AsrCompressError(f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize")
-    version = (header.get("__metadata__") or {}).get("format")
+    metadata = header.get("__metadata__")
+    version = metadata.get("format") if isinstance(metadata, dict) else None
     if version != FORMAT:
         raise AsrCompressError(f"{path}: format '{version}' is not {FORMAT}; use the asrcompress that wrote it")
     try:
         with safe_open(path, framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
         record = json.loads(bytes(tensors.pop(JSON_NAME).numpy()))
-        weights, tied = dict(record["weights"]), dict(record["tied"])
-        quantized = {name: _unpack(name, entry, tensors) for name, entry in weights.items()}
-        content = ArtifactContent(
-            str(record["family"]), dict(record["config"]), record["vocabulary"], dict(record["recipe"]),
-            dict(record["parent"]), quantized, tensors, tied,
-        )  # fmt: skip
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
+        _check_record(record)
+        quantized = {name: _unpack(name, entry, tensors) for name, entry in record["weights"].items()}
+        parts = (record[key] for key in ("family", "config", "vocabulary", "recipe", "parent"))
+        content = ArtifactContent(*parts, quantized, tensors, record["tied"])
+    except DAMAGE as error:
         cause = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
         raise AsrCompressError(f"{path}: is damaged ({cause}); write it again with asrcompress quantize") from error
     known = content.quantized.keys() | content.floats.keys()
-    if not set(tied.values()) <= known:
+    if not set(content.tied.values()) <= known:
         raise AsrCompressError(f"{path}: is damaged (a tied name leads nowhere); write it again with asrcompress quantize")
     return content
 
@@ -129,9 +130,14 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
     """Every byte of an artifact by what it is for; the entries' `size_bytes` sum to the file's size.
 
     Kinds: header, weight_packed, weight_scale, float, json, gap (bytes no tensor claims).
+
+    Raises:
+        AsrCompressError: no safetensors header. A file that `load_artifact` accepts always has one.
     """
     path = Path(path)
-    header = _read_header(path) or {}
+    header = _read_header(path)
+    if header is None:
+        raise AsrCompressError(f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize")
     with open(path, "rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
     entries = [{"name": "header", "kind": "header", "size_bytes": 8 + length}]
@@ -163,6 +169,18 @@ def _kind(name: str, tensors: dict[str, Any]) -> str:
     return "float"
 
 
+def _check_record(record: dict[str, Any]) -> None:
+    """Raise when a part of the record is missing (KeyError) or not of its type (TypeError)."""
+    for key in ("config", "recipe", "parent", "weights", "tied"):
+        if not isinstance(record[key], dict):
+            raise TypeError(f"its '{key}' is not an object")
+    vocabulary = [] if record["vocabulary"] is None else record["vocabulary"]
+    if not isinstance(vocabulary, list):
+        raise TypeError("its 'vocabulary' is not a list")
+    if not all(isinstance(text, str) for text in (record["family"], *vocabulary, *record["tied"].values())):
+        raise TypeError("a name in its record is not a string")
+
+
 def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedWeight:
     """Take a weight's packed tensor and scale out of `tensors` and check them against its entry."""
     num_bits, shape = int(entry["num_bits"]), tuple(int(size) for size in entry["shape"])
@@ -175,9 +193,13 @@ def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> Qua
     expected = (1 if granularity.kind == "per_tensor" else rows, granularity.num_groups(columns, name))
     if packed.dtype not in (torch.int8, torch.uint8) or packed.numel() != packed_size_bytes(count, num_bits):
         raise ValueError(f"{name}: {packed.numel()} packed bytes where {packed_size_bytes(count, num_bits)} are due")
+    if scale.dtype not in (torch.float16, torch.float32):
+        raise ValueError(f"{name}: scale of {scale.dtype}")
     if tuple(scale.shape) != expected or not torch.isfinite(scale).all():
         raise ValueError(f"{name}: scale of shape {list(scale.shape)} where {list(expected)} is due")
     codes = unpack(packed, num_bits, count).reshape(rows, columns)
+    if int(codes.min()) < -quant_max(num_bits):
+        raise ValueError(f"{name}: holds the code {int(codes.min())}, which symmetric grids of {num_bits} bits do not have")
     return QuantizedWeight(codes, scale, num_bits, granularity, shape)
 
 

@@ -93,9 +93,10 @@ def as_rows(weight: Tensor, name: str = "weight") -> Tensor:
     """See a weight of shape (out, ...) as (rows, columns), checked to be finite and not empty."""
     if weight.dim() < 2 or weight.numel() == 0:
         raise AsrCompressError(f"{name}: shape {tuple(weight.shape)} has no rows and columns to quantize; --exclude '{name}'")
-    if not torch.isfinite(weight).all():
+    rows = weight.detach().float().reshape(weight.shape[0], -1)
+    if not torch.isfinite(rows).all():
         raise AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")
-    return weight.detach().float().reshape(weight.shape[0], -1)
+    return rows
 
 
 def max_abs(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:

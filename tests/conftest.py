@@ -34,3 +34,84 @@ def librispeech_dir() -> Path:
 @pytest.fixture(scope="session")
 def samples_dir() -> Path:
     return ROOT / "samples"
+
+
+@pytest.fixture(scope="session")
+def tiny_s2t(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small s2t_transformer built by Fairseq, saved by Fairseq's own writer, with its config.yaml and dictionary.
+
+    Weights are random: what it transcribes means nothing, and everything else is as in a trained one.
+    """
+    import argparse
+
+    import torch
+    from fairseq import checkpoint_utils
+    from fairseq.data import Dictionary
+    from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel, base_architecture
+
+    folder = tmp_path_factory.mktemp("tiny_s2t")
+    symbols = ["\u2581go", "\u2581stop", "\u2581le", "ft", "\u2581right", "s"]
+    (folder / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols), encoding="utf-8")
+    (folder / "config.yaml").write_text(
+        "vocab_filename: dict.txt\ninput_feat_per_channel: 80\nbpe_tokenizer: {bpe: sentencepiece}\n"
+        "transforms: {'*': [utterance_cmvn], _train: [utterance_cmvn, specaugment]}\n"
+    )
+    dictionary = Dictionary.load(str(folder / "dict.txt"))
+    args = argparse.Namespace(
+        arch="s2t_transformer_s", task="speech_to_text", data=".", config_yaml="config.yaml", ctc_weight=0.3, conv_channels=32,
+        encoder_embed_dim=32, encoder_ffn_embed_dim=64, encoder_layers=2, encoder_attention_heads=2, decoder_layers=2,
+        decoder_embed_dim=32, decoder_ffn_embed_dim=64, decoder_attention_heads=2, share_decoder_input_output_embed=True,
+        input_feat_per_channel=80, input_channels=1, max_source_positions=3000, max_target_positions=40, dropout=0.1,
+    )  # fmt: skip
+    base_architecture(args)
+    torch.manual_seed(1)
+    model = S2TTransformerModel.build_model(args, argparse.Namespace(target_dictionary=dictionary, source_dictionary=None))
+    with torch.no_grad():  # as training would: norms that are not 1 and biases that are not 0
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    moments = {index: {"exp_avg": p.clone(), "exp_avg_sq": p.clone()} for index, p in enumerate(model.parameters())}
+    state = {
+        "args": None,
+        "cfg": {"model": args, "task": args, "_name": None},
+        "model": model.state_dict(),
+        "optimizer_history": [
+            {"criterion_name": "CE", "optimizer_name": "FairseqAdam", "lr_scheduler_state": {"best": None}, "num_updates": 3}
+        ],
+        "task_state": {},
+        "extra_state": {"epoch": 1, "train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "last_optimizer_state": {"state": moments, "param_groups": []},
+    }
+    checkpoint_utils.torch_persistent_save(state, str(folder / "checkpoint_best.pt"))
+    return folder / "checkpoint_best.pt"
+
+
+@pytest.fixture(scope="session")
+def tiny_speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of five short synthetic recordings with references, one of them empty."""
+    import numpy as np
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("tiny_speech")
+    random = np.random.default_rng(0)
+    rows = ["id\taudio\tn_frames\ttgt_text\tspeaker"]
+    for number, text in enumerate(["go left", "stop", "", "right go", "lefts"]):
+        seconds = 0.4 + 0.15 * number
+        tone = np.sin(np.arange(int(16000 * seconds)) * (0.05 + 0.03 * number))
+        soundfile.write(folder / f"{number}.flac", 0.3 * tone + 0.02 * random.standard_normal(len(tone)), 16000)
+        rows.append(f"utterance_{number}\t{number}.flac\t{int(seconds * 100)}\t{text}\tnobody")
+    (folder / "test.tsv").write_text("\n".join(rows) + "\n")
+    return folder / "test.tsv"
+
+
+@pytest.fixture(scope="session")
+def tiny_kws(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of the report's smallest keyword model, random weights."""
+    import torch
+
+    from asrcompress.models.crnn import CRNN
+
+    torch.manual_seed(2)
+    path = tmp_path_factory.mktemp("tiny_kws") / "crnn.pt"
+    torch.save(CRNN(2, 12).state_dict(), path)
+    return path

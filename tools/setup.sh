@@ -34,5 +34,5 @@ rm -rf .venv
 # download a second torch. READTHEDOCS=1 leaves out its compiled extensions, which only training needs.
 .venv/bin/python -m pip install --quiet torch==2.11.0 torchaudio==2.11.0
 READTHEDOCS=1 .venv/bin/python -m pip install --quiet --no-build-isolation --no-deps fairseq-fixed==0.12.3.1
-.venv/bin/python -m pip install --quiet --no-build-isolation --editable '.[dev]'
+.venv/bin/python -m pip install --quiet --editable '.[dev]'
 echo "$wanted" >"$marker"

@@ -20,7 +20,7 @@ _FETCH = {"GET", "BINGET", "LONG_BINGET"}
 
 @dataclass(frozen=True)
 class PickleScan:
-    """`global_names`: qualified names the pickle imports. `result`: what it gives, where that is a bare number or text."""
+    """`global_names`: qualified names the pickle imports. `result`: what it gives, if a bare number or text."""
 
     global_names: frozenset[str]
     result: Any

@@ -142,11 +142,9 @@ class _ModuleUnpickler(pickle._Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> tuple[torch.UntypedStorage, torch.dtype]:
-        _, dtype, key, _, num_elements = pid
+        _, dtype, key, _, _ = pid
         if key not in self._storages:
             record = self._archive.records[f"data/{key}"]
-            if num_elements * dtype.itemsize != record.file_size:
-                raise ValueError(f"its storage {key} has {record.file_size} bytes, not {num_elements} elements")
             start = self._archive.offset(f"data/{key}")
             self._storages[key] = (self._whole_file[start : start + record.file_size], dtype)
         return self._storages[key]

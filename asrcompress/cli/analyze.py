@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Output, Trust
+from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Output, Threads, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, say
 
 
@@ -21,6 +21,7 @@ def analyze(
     macs_convention: Annotated[
         str, typer.Option(help="What 'macs' means: true; thop (as that package counts today); thop-conv-bias (as it once did).")
     ] = "true",
+    threads: Threads = 1,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
     force: Force = False,
@@ -37,8 +38,10 @@ def analyze(
     from asrcompress.cli.trust import warn_of_trust
     from asrcompress.ops.analyze import AnalyzeConfig
     from asrcompress.ops.analyze import analyze as run
+    from asrcompress.ops.load import set_threads
 
     config = AnalyzeConfig(duration_s=duration_s, num_tokens=tokens, batch_size=batch_size, macs_convention=macs_convention)
+    set_threads(threads)
     if trust_checkpoint:
         warn_of_trust(path)
     _, record = run(path, config, output=output, data_dir=data_dir, trust=trust_checkpoint, force=force)

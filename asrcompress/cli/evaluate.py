@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from asrcompress.cli.options import DataDir, Device, Force, Json, ModelArgument, Output, Trust
+from asrcompress.cli.options import DataDir, Device, Force, Json, ModelArgument, Output, Threads, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
 from asrcompress.errors import AsrCompressError
 
@@ -37,6 +37,7 @@ def evaluate(
     confidence: Annotated[float, typer.Option(help="Of the interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     device: Device = "cpu",
+    threads: Threads = 1,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
     force: Force = False,
@@ -55,12 +56,14 @@ def evaluate(
     from asrcompress.cli.trust import warn_of_trust
     from asrcompress.ops.evaluate import EvalConfig
     from asrcompress.ops.evaluate import evaluate as run
+    from asrcompress.ops.load import set_threads
 
     config = EvalConfig(
         data=data, audio_root=audio_root, beam=beam, lenpen=lenpen, max_len_a=max_len_a, max_len_b=max_len_b, batch_size=batch_size,
         normalizer=normalizer, keyword=keyword, split=split, threshold=threshold, limit=limit, baseline=baseline,
         num_resamples=resamples, confidence=confidence, seed=seed, device=device,
     )  # fmt: skip
+    set_threads(threads)
     if trust_checkpoint:
         warn_of_trust(path)
     written, record = run(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -11,10 +13,10 @@ import typer
 import asrcompress
 from asrcompress.cli.analyze import analyze
 from asrcompress.cli.evaluate import evaluate
-from asrcompress.cli.output import say
+from asrcompress.cli.output import emit, say
 from asrcompress.cli.quantize import quantize
 from asrcompress.cli.report import report
-from asrcompress.errors import EXIT_BROKEN_PIPE, EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER, AsrCompressError
+from asrcompress.errors import EXIT_BROKEN_PIPE, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, AsrCompressError
 
 app = typer.Typer(
     name="asrcompress",
@@ -31,7 +33,7 @@ app.command()(report)
 
 def _version(value: bool) -> None:
     if value:
-        print(f"asrcompress {asrcompress.__version__}")  # noqa: T201 (data, asked for)
+        emit(f"asrcompress {asrcompress.__version__}")
         raise typer.Exit
 
 
@@ -50,23 +52,43 @@ def _main(
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 gate failed, 2 the user can fix it, 3 a bug, 130 Ctrl-C, 141 broken pipe."""
+    # Like Ctrl-C, a termination unwinds the stack, so that temporary files are removed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        code = app(standalone_mode=False) or 0
-        sys.stdout.flush()
+        code = _run()
     except AsrCompressError as error:
-        say(f"asrcompress: {error}")
         code = EXIT_USER
-    except typer.Exit as error:
-        code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        say("asrcompress: interrupted; nothing was left half-written")
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's own flush at exit must not fail, too
-        code = EXIT_BROKEN_PIPE
+        with suppress(BrokenPipeError):
+            say(f"asrcompress: {error}")
     except Exception as error:
         code = _usage_or_bug(error)
+    if code == EXIT_INTERRUPTED:
+        with suppress(BrokenPipeError):
+            say("asrcompress: interrupted; nothing was left half-written")
     sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command. Typer turns Ctrl-C into 130, as here, but exits 1 on a broken pipe and wraps stdout then."""
+    try:
+        code = app(standalone_mode=False) or EXIT_OK
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _drop_stdout()
+        return EXIT_BROKEN_PIPE
+    except SystemExit as error:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
+            _drop_stdout()
+            return EXIT_BROKEN_PIPE
+        raise error
+    return int(code)
+
+
+def _drop_stdout() -> None:
+    """Nobody reads any more: the interpreter's own flush at exit must not fail, too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _usage_or_bug(error: Exception) -> int:
@@ -76,7 +98,7 @@ def _usage_or_bug(error: Exception) -> int:
         return EXIT_USER
     import traceback
 
-    traceback.print_exc()
+    traceback.print_exception(error)
     say(f"asrcompress: bug: {type(error).__name__}: {error}; please report the lines above")
     return EXIT_BUG
 

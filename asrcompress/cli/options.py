@@ -23,3 +23,4 @@ Force = Annotated[bool, typer.Option("--force", help="Replace files that exist."
 Json = Annotated[bool, typer.Option("--json", help="Print the sidecar as JSON instead of a path.")]
 Output = Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads; with 1, results repeat to the bit and times can be compared.", min=1)]

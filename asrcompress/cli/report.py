@@ -55,7 +55,7 @@ def report(
 
     \b
     Example:
-      asrcompress report small.safetensors.eval.json --baseline float.pt.eval.json
+      asrcompress report small.safetensors.eval.json --baseline float.pt.eval.json \\
         --require 'ratio.model_size_bytes<=0.27' --require 'delta.wer<=0.005' --html report.html
     """
     from asrcompress import gate

@@ -20,10 +20,11 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
         x: (..., columns) float.
 
     Returns:
-        int8 codes (..., columns) and float scale (..., 1); a vector of zeros has scale 1.
+        int8 codes (..., columns) and float scale (..., 1); a vector of zeros has scale 1, one that
+        holds NaN or infinity has NaN or infinity there, so that neither gets lost.
     """
     scale = x.abs().amax(dim=-1, keepdim=True) / ACTIVATION_MAX
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     return (x / scale).round().clamp(-ACTIVATION_MAX, ACTIVATION_MAX).to(torch.int8), scale
 
 

@@ -95,6 +95,11 @@ def describe(source: Source, num_params: int) -> dict[str, Any]:
     return record
 
 
+def set_threads(num_threads: int) -> None:
+    """Threads that torch computes with in this process."""
+    torch.set_num_threads(num_threads)
+
+
 def environment(device: str) -> dict[str, Any]:
     """The sidecar's environment block for work done in this process."""
     return describe_environment(device=device, num_threads=torch.get_num_threads())

@@ -25,7 +25,7 @@ def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, 
         "method": "beam_search", "beam": config.beam, "lenpen": config.lenpen, "max_len_a": config.max_len_a,
         "max_len_b": config.max_len_b, "batch_size": config.batch_size,
     }  # fmt: skip
-    data = {"file": config.data.name, "sha256": dataset.sha256, "num_utterances": len(files), "split": None}
+    data = {"file": config.data.resolve().name, "sha256": dataset.sha256, "num_utterances": len(files), "split": None}
     normalizer_record = {"name": normalizer.name, "sha256": normalizer.sha256}
     if baseline:
         check_comparable(baseline, config, data, decoding, normalizer_record)

@@ -21,7 +21,7 @@ def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, 
     )
     files = [clip.audio for clip in dataset.clips]
     decoding = {"method": "threshold", "keyword": dataset.keyword, "threshold": config.threshold}
-    data = {"file": config.data.name, "sha256": dataset.sha256, "num_utterances": len(files), "split": config.split}
+    data = {"file": config.data.resolve().name, "sha256": dataset.sha256, "num_utterances": len(files), "split": config.split}
     if baseline:
         check_comparable(baseline, config, data, decoding, None)
     check_audio(config.data, files, family.SAMPLE_RATE_HZ)

@@ -27,7 +27,7 @@ OTHER = (
 ).split()
 NUM_TRAIN = (900, 1100, 1100)  # clips of the keyword, of similar words, of other words
 NUM_CLIPS = {"dev": (22, 25, 25), "test": (42, 48, 48)}
-SNR_DB = {"train": (0, 30), "dev": (-3, 14), "test": (-3, 14)}
+SNR_DB = {"train": (0, 30), "dev": (-6, 10), "test": (-3, 14)}
 
 
 def clip(rng: np.random.Generator, word: str, split: str) -> np.ndarray:

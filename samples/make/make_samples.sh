@@ -3,7 +3,7 @@
 # usage: make_samples.sh WORK     WORK must not exist; it takes 600 MB and is not needed afterwards
 # Needs espeak-ng, and a Python environment on the PATH with asrcompress and fairseq-train (fairseq built with its
 # compiled parts, and scikit-learn, which its tasks import).
-# Measured: @TIME@ on one core of a shared two-core machine.
+# Measured: 32 minutes on a two-core machine that was busy with other work; about 15 minutes of CPU time on one thread.
 set -eu
 make=$(cd "$(dirname "$0")" && pwd)
 samples=$(dirname "$make")

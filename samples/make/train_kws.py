@@ -36,7 +36,7 @@ def au_fa_fr(scores: np.ndarray, is_keyword: np.ndarray) -> float:
     thresholds = np.sort(np.concatenate([[0.0], scores, [1.0]]))
     false_accepts = [np.sum((scores >= t) & ~is_keyword) / len(scores) for t in thresholds]
     false_rejects = [np.sum((scores < t) & is_keyword) / len(scores) for t in thresholds]
-    return float(-np.trapezoid(false_rejects, false_accepts))
+    return float(np.trapezoid(false_rejects[::-1], false_accepts[::-1]))
 
 
 def evaluate(model: CRNN, folder: Path, split: str) -> float:

@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,7 @@ def test_the_args_style_of_old_fairseq(fairseq_writer: SimpleNamespace, tmp_path
         "extra_state": {
             "train_meters": {"loss": meter, "wall": StopwatchMeter(), "wps": TimeMeter(), "gone": None},
             "metrics": meters,
+            "counts": defaultdict(int, {"sentences": 3}),
         },
         "last_optimizer_state": fairseq_writer.trainer.optimizer.state_dict(),
         "task_state": {"source_dictionary": fairseq_writer.dictionary},

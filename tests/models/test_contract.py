@@ -1,0 +1,93 @@
+"""What every family in the table promises. A new family adds its line to FAMILIES and a tiny checkpoint here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asrcompress.metrics.cost import count_macs
+from asrcompress.models import FAMILIES, ModelSpec, get_family
+from asrcompress.modules.swap import find_weights
+from asrcompress.ops.load import load_model, open_source
+from asrcompress.ops.quantize import QuantizeConfig, quantize
+
+TINY = {"s2t_transformer": "tiny_s2t", "kws_crnn": "tiny_kws"}  # family -> fixture with a small random checkpoint
+NAMES = {"asr": ("transcriber",), "keyword": ("scores",)}
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def checkpoint(family_name: str, request: pytest.FixtureRequest) -> Path:
+    assert family_name in TINY, f"tests/models/test_contract.py: name a tiny checkpoint for {family_name} in TINY"
+    return request.getfixturevalue(TINY[family_name])
+
+
+def audio(family, seconds: float) -> np.ndarray:
+    return 0.1 * np.random.default_rng(0).standard_normal(int(seconds * family.SAMPLE_RATE_HZ)).astype(np.float32)
+
+
+def answer(loaded, seconds: float = 1.0) -> list:
+    """What the family makes of noise of this length."""
+    family, spec = loaded.source.family, loaded.source.spec
+    batch = [family.features(spec, audio(family, seconds))]
+    if family.TASK == "asr":
+        return family.transcriber(spec, loaded.module, beam=2, max_len_b=8)(batch)
+    return family.scores(loaded.module, batch)
+
+
+def test_it_recognises_its_own_checkpoint_and_no_other(family_name: str, checkpoint: Path, request: pytest.FixtureRequest) -> None:
+    family = get_family(family_name)
+    assert set(NAMES[family.TASK]) <= set(vars(family))
+    assert open_source(checkpoint).spec.family == family_name
+    for other, fixture in TINY.items():
+        assert family.recognises(open_source(request.getfixturevalue(fixture)).checkpoint) == (other == family_name)
+
+
+def test_the_spec_survives_json_and_builds_a_fresh_model_in_eval_mode(family_name: str, checkpoint: Path) -> None:
+    source = open_source(checkpoint)
+    spec = ModelSpec(**json.loads(json.dumps(asdict(source.spec), allow_nan=False)))
+    first, second = source.family.build(spec), source.family.build(spec)
+    assert not first.training
+    assert set(first.state_dict()) - set(source.tensors) <= {name for name in first.state_dict() if source.family.is_computed(name)}
+    pointers = {parameter.data_ptr() for parameter in first.parameters()}
+    assert not pointers & {parameter.data_ptr() for parameter in second.parameters()}
+
+
+def test_every_weight_of_a_matrix_product_can_be_packed(family_name: str, checkpoint: Path) -> None:
+    module = load_model(checkpoint).module
+    packable = {site.name for site in find_weights(module)}
+    matrices = {name for name, parameter in module.named_parameters(remove_duplicate=False) if parameter.dim() > 1}
+    assert matrices == packable
+
+
+@pytest.mark.parametrize("activations", ["none", "int8"])
+def test_the_artifact_runs_without_the_checkpoint_and_does_the_same_macs(
+    family_name: str, checkpoint: Path, tmp_path: Path, activations: str
+) -> None:
+    quantize(checkpoint, tmp_path / "q.safetensors", QuantizeConfig(activations=activations))
+    whole, packed = load_model(checkpoint), load_model(tmp_path / "q.safetensors")
+    assert packed.source.spec == ModelSpec(**json.loads(json.dumps(asdict(whole.source.spec))))
+    family = get_family(family_name)
+    inputs, record = family.example_inputs(whole.source.spec, 1.0, None, 1)
+    assert record["duration_s"] == 1.0
+    with torch.inference_mode():
+        counts = [count_macs(loaded.module, lambda module=loaded.module: module(*inputs)) for loaded in (whole, packed)]
+    assert counts[0].total == counts[1].total > 0
+    dtypes = {dtype for found in counts[1].operand_dtypes.values() for dtype in found}
+    assert (dtypes <= {"int8", "int32", "uint8"}) == (activations == "int8")
+
+
+def test_it_answers_and_answers_the_same_twice(family_name: str, checkpoint: Path) -> None:
+    loaded = load_model(checkpoint)
+    assert answer(loaded) == answer(load_model(checkpoint))
+    assert len(answer(loaded)) == 1
+    assert isinstance(answer(loaded)[0], str if loaded.source.family.TASK == "asr" else float)

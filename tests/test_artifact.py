@@ -1,0 +1,215 @@
+"""The artifact: exact round trips, the same bytes every time, and a ledger that knows every byte.
+
+Damaged and hostile files are in test_artifact_hostile.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from asrcompress.artifact import FORMAT, ArtifactContent, byte_ledger, is_artifact, load_artifact, narrow_float, save_artifact
+from asrcompress.errors import AsrCompressError
+from asrcompress.grids import Granularity
+from asrcompress.quantizers.rtn import quantize
+
+
+def make_content() -> ArtifactContent:
+    """One weight per width and granularity, tensors of several types, and a tied name."""
+    torch.manual_seed(0)
+    shapes = {"fc.weight": (5, 12), "conv.0.weight": (4, 3, 2, 2), "embed.weight": (9, 8), "gru.weight_ih_l0": (7, 9)}
+    grids = zip((8, 4, 3, 2), ("per_channel", "per_group:4", "per_group:2", "per_tensor"), strict=True)
+    quantized = {
+        name: quantize(torch.randn(shape), num_bits=num_bits, granularity=Granularity.parse(granularity))
+        for (name, shape), (num_bits, granularity) in zip(shapes.items(), grids, strict=True)
+    }
+    floats = {
+        "fc.bias": torch.randn(5).half().float(),
+        "norm.weight": torch.ones(8),
+        "wide": torch.tensor([1e6, 1.0]),
+        "table": torch.randn(3, 4),
+        "steps": torch.tensor(12345, dtype=torch.int64),
+        "flags": torch.tensor([True, False]),
+        "empty": torch.zeros(0),
+    }
+    config = {"arguments": {"b": 1, "a": None, "ratio": 0.1}, "names": ["z", "a"]}
+    recipe = {"num_bits": 8, "exclude": []}
+    return ArtifactContent(
+        "kws_crnn", config, ["▁on", "größe", "a"], recipe, {"sha256": "0" * 64}, quantized, floats, {"out.weight": "embed.weight"}
+    )
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_artifact(path, make_content())
+    return path
+
+
+def test_everything_comes_back_as_it_was(artifact):
+    content, back = make_content(), load_artifact(artifact)
+    for field in ("family", "config", "vocabulary", "recipe", "parent", "tied"):
+        assert getattr(back, field) == getattr(content, field)
+    assert back.quantized.keys() == content.quantized.keys()
+    for name, weight in content.quantized.items():
+        read = back.quantized[name]
+        assert torch.equal(read.codes, weight.codes)
+        assert torch.equal(read.scale, weight.scale)
+        assert read.scale.dtype == weight.scale.dtype
+        assert (read.num_bits, read.granularity, read.shape) == (weight.num_bits, weight.granularity, weight.shape)
+    assert back.floats.keys() == content.floats.keys()
+    for name, tensor in content.floats.items():
+        assert torch.equal(back.floats[name].to(tensor.dtype), tensor), name
+        assert back.floats[name].shape == tensor.shape
+
+
+def test_saving_what_was_loaded_gives_the_same_bytes(artifact, tmp_path):
+    save_artifact(tmp_path / "again", load_artifact(artifact))
+    assert (tmp_path / "again").read_bytes() == artifact.read_bytes()
+
+
+def test_the_order_of_names_does_not_matter(artifact, tmp_path):
+    content = make_content()
+    backwards = {
+        field: dict(reversed(getattr(content, field).items())) for field in ("config", "recipe", "quantized", "floats", "tied")
+    }
+    save_artifact(tmp_path / "backwards", dataclasses.replace(content, **backwards))
+    assert (tmp_path / "backwards").read_bytes() == artifact.read_bytes()
+
+
+def test_another_process_with_another_hash_seed_writes_the_same_bytes(artifact, tmp_path):
+    other = tmp_path / "other"
+    code = f"import test_artifact; test_artifact.save_artifact({str(other)!r}, test_artifact.make_content())"
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    here = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=here, env=os.environ | {"PYTHONHASHSEED": seed})
+    assert hashlib.sha256(other.read_bytes()).digest() == hashlib.sha256(artifact.read_bytes()).digest()
+
+
+def test_the_ledger_sums_to_the_file(artifact):
+    entries = byte_ledger(artifact)
+    assert sum(entry["size_bytes"] for entry in entries) == artifact.stat().st_size
+    with safe_open(artifact, framework="pt") as handle:
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    sizes = {entry["name"]: entry["size_bytes"] for entry in entries if entry["kind"] not in ("header", "gap")}
+    assert sizes == {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    kinds = {entry["name"]: entry["kind"] for entry in entries}
+    assert kinds["fc.weight_packed"] == "weight_packed"
+    assert kinds["fc.weight_scale"] == "weight_scale"
+    assert kinds["fc.bias"] == kinds["steps"] == "float"
+    assert kinds["asrcompress.json"] == "json"
+    assert "gap" not in kinds
+
+
+def test_a_packed_weight_takes_its_bits_and_no_more(artifact):
+    sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(artifact)}
+    for name, weight in make_content().quantized.items():
+        assert sizes[f"{name}_packed"] == -(-weight.codes.numel() * weight.num_bits // 8)
+
+
+def test_no_float_copy_of_a_packed_weight_and_no_tied_copy_is_stored(artifact):
+    names = {entry["name"] for entry in byte_ledger(artifact)}
+    content = make_content()
+    expected = {f"{name}_{part}" for name in content.quantized for part in ("packed", "scale")}
+    assert names == expected | content.floats.keys() | {"asrcompress.json", "header"}
+
+
+def test_a_view_writes_its_own_bytes_only(tmp_path):
+    # REFERENCE, trap 4: a saved view writes its whole storage.
+    storage = torch.randn(1000, 4)
+    content = dataclasses.replace(make_content(), floats={"a": storage[:2], "b": storage[5:6], "c": storage.t()[:1]})
+    save_artifact(tmp_path / "views", content)
+    sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(tmp_path / "views")}
+    assert (sizes["a"], sizes["b"], sizes["c"]) == (32, 16, 4000)
+    assert torch.equal(load_artifact(tmp_path / "views").floats["c"], storage.t()[:1])
+
+
+def test_small_floats_are_narrowed_where_that_costs_nothing():
+    values = torch.tensor([1.0, -3.14159, 1e-3, 6e-5, 1e-7, 0.0])
+    narrow = narrow_float(values)
+    assert narrow.dtype == torch.float16
+    assert ((narrow.double() - values.double()).abs() <= torch.maximum(values.double().abs() * 2**-11, torch.tensor(2.0**-25))).all()
+    for kept in (torch.tensor([65505.0, 1.0]), torch.tensor([6e-5]), torch.ones(2, 2), torch.tensor([float("nan")]), torch.ones(2).double()):
+        assert narrow_float(kept) is kept
+
+
+def test_the_header_is_one_that_safetensors_itself_reads(artifact):
+    with safe_open(artifact, framework="pt") as handle:
+        assert handle.metadata() == {"format": FORMAT}
+
+
+def test_only_artifacts_are_taken_for_artifacts(artifact, tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors", metadata={"format": "pt"})
+    (tmp_path / "text").write_text("hello, world")
+    (tmp_path / "empty").touch()
+    assert is_artifact(artifact)
+    assert not any(is_artifact(tmp_path / name) for name in ("plain.safetensors", "text", "empty", "absent", "."))
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_says_who_may_read_it(tmp_path, mask, mode):
+    # REFERENCE, trap 13.
+    before = os.umask(mask)
+    try:
+        save_artifact(tmp_path / "x", make_content())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == mode
+
+
+def test_nothing_is_replaced_without_force(artifact):
+    other = dataclasses.replace(make_content(), family="s2t_transformer")
+    before = artifact.read_bytes()
+    with pytest.raises(AsrCompressError, match="--force"):
+        save_artifact(artifact, other)
+    assert artifact.read_bytes() == before
+    save_artifact(artifact, other, force=True)
+    assert load_artifact(artifact).family == "s2t_transformer"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_interrupt_while_writing_leaves_nothing_new(tmp_path, monkeypatch, force):
+    path = tmp_path / "x"
+    if force:
+        path.write_bytes(b"old")
+
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_artifact(path, make_content(), force=force)
+    assert os.listdir(tmp_path) == (["x"] if force else [])
+    assert not force or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["fc.weight_packed", "fc.weight_scale", "asrcompress.json"])
+def test_a_float_tensor_cannot_take_a_name_of_the_format(tmp_path, name):
+    content = make_content()
+    content.floats[name] = torch.ones(2)
+    with pytest.raises(AsrCompressError, match=f"'{name}' is taken"):
+        save_artifact(tmp_path / "x", content)
+    assert os.listdir(tmp_path) == []
+
+
+def test_nan_in_the_record_is_a_bug_that_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError):
+        save_artifact(tmp_path / "x", dataclasses.replace(make_content(), config={"a": float("nan")}))
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_vocabulary_is_stored_as_text(artifact):
+    with safe_open(artifact, framework="pt") as handle:
+        record = json.loads(bytes(handle.get_tensor("asrcompress.json").numpy()))
+    assert record["vocabulary"] == ["▁on", "größe", "a"]

@@ -1,0 +1,246 @@
+"""Damaged and hostile artifacts: every one is either read or refused with one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save
+
+from asrcompress.artifact import FORMAT, ArtifactContent, byte_ledger, is_artifact, load_artifact, save_artifact
+from asrcompress.errors import AsrCompressError
+from asrcompress.grids import Granularity
+from asrcompress.quantizers.rtn import quantize
+
+HUGE = 10**30
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> bytes:
+    """The bytes of a small sound artifact: fc (3, 4) at 4 bits, in groups of 2, and a bias."""
+    torch.manual_seed(0)
+    quantized = {"fc.weight": quantize(torch.randn(3, 4), num_bits=4, granularity=Granularity.parse("per_group:2"))}
+    path = tmp_path_factory.mktemp("good") / "x"
+    save_artifact(path, ArtifactContent("kws_crnn", {"a": 1}, ["b"], {}, {}, quantized, {"fc.bias": torch.zeros(3)}))
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """A file that tests overwrite."""
+    return tmp_path_factory.mktemp("scratch") / "hostile.safetensors"
+
+
+def refused(path, data: bytes) -> str:
+    """The message with which these bytes are refused; any other error than ours passes through."""
+    path.write_bytes(data)
+    with pytest.raises(AsrCompressError) as caught:
+        load_artifact(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def rebuilt(path, data: bytes, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> bytes:
+    """The artifact after `change(record, tensors)`."""
+    path.write_bytes(data)
+    with safe_open(path, framework="pt") as handle:
+        tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    record = json.loads(bytes(tensors["asrcompress.json"].numpy()))
+    change(record, tensors)
+    if "asrcompress.json" in tensors:
+        tensors["asrcompress.json"] = torch.frombuffer(bytearray(json.dumps(record).encode()), dtype=torch.uint8)
+    return save(tensors, metadata={"format": FORMAT})
+
+
+def with_header(header: bytes, rest: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header + rest
+
+
+def test_the_file_that_is_damaged_below_is_sound(good, scratch):
+    scratch.write_bytes(rebuilt(scratch, good, lambda record, tensors: None))
+    assert load_artifact(scratch).quantized["fc.weight"].shape == (3, 4)
+
+
+def test_a_file_cut_anywhere_is_refused(good, scratch):
+    for size in range(len(good)):
+        refused(scratch, good[:size])
+
+
+def test_a_file_that_goes_on_is_refused(good, scratch):
+    refused(scratch, good + b"\0")
+
+
+def test_any_flipped_byte_is_read_or_refused(good, scratch):
+    for place in range(len(good)):
+        data = bytearray(good)
+        data[place] ^= 0xFF
+        scratch.write_bytes(data)
+        try:
+            load_artifact(scratch)
+        except AsrCompressError as error:
+            assert str(scratch) in str(error)
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(st.data())
+def test_any_few_bytes_are_read_or_refused(good, scratch, data):
+    damaged = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    scratch.write_bytes(damaged)
+    is_artifact(scratch)
+    try:
+        load_artifact(scratch)
+        assert sum(entry["size_bytes"] for entry in byte_ledger(scratch)) == len(good)
+    except AsrCompressError as error:
+        assert str(scratch) in str(error)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 8,
+        b"\xff" * 16,
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 99_000_000) + b"{}",
+        with_header(b"[]"),
+        with_header(b"{}"),
+        with_header(b"null"),
+        with_header(b"{" * 50_000),
+        with_header(b"[" * 50_000),
+        with_header(b'{"__metadata__": []}'),
+        with_header(b'{"__metadata__": "asrcompress.v1"}'),
+        with_header(b'{"__metadata__": {"format": ["asrcompress.v1"]}}'),
+        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}}'),
+        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}, "a": {"dtype": "F32", "shape": [1e9], "data_offsets": [0, 4]}}', b"\0" * 4),
+        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}, "a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}', b"\0"),
+        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}, "asrcompress.json": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}', b"{}"),
+        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}, "asrcompress.json": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}', b"[]"),
+        b"PK\x03\x04" + b"\0" * 100,
+        b"a text file, not a model\n" * 20,
+    ],
+)
+def test_what_never_was_an_artifact_is_refused(scratch, data):
+    refused(scratch, data)
+    is_artifact(scratch)
+
+
+@pytest.mark.parametrize("data", [b"", b"abc", struct.pack("<Q", 2**63), b"a text file, not a model\n"])
+def test_there_is_no_ledger_of_what_has_no_header(scratch, data):
+    scratch.write_bytes(data)
+    with pytest.raises(AsrCompressError, match="is not a safetensors file"):
+        byte_ledger(scratch)
+
+
+def test_absent_files_and_directories_are_refused(tmp_path):
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(AsrCompressError, match=str(path)):
+            load_artifact(path)
+
+
+@pytest.mark.parametrize("version", ["asrcompress.v2", "asrcompress.v10", "pt", ""])
+def test_another_version_is_refused_by_name(good, scratch, version):
+    scratch.write_bytes(good)
+    with safe_open(scratch, framework="pt") as handle:
+        tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    assert f"format '{version}' is not asrcompress.v1" in refused(scratch, save(tensors, metadata={"format": version}))
+
+
+@pytest.mark.parametrize("name", ["fc.weight_packed", "fc.weight_scale", "asrcompress.json"])
+def test_a_missing_tensor_is_named(good, scratch, name):
+    assert f"'{name}' is missing" in refused(scratch, rebuilt(scratch, good, lambda record, tensors: tensors.pop(name)))
+
+
+@pytest.mark.parametrize("key", ["family", "config", "vocabulary", "recipe", "parent", "weights", "tied"])
+def test_a_missing_key_is_named(good, scratch, key):
+    assert f"'{key}' is missing" in refused(scratch, rebuilt(scratch, good, lambda record, tensors: record.pop(key)))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("fc.weight_scale", torch.ones(3, 1)),
+        ("fc.weight_scale", torch.ones(2, 3)),
+        ("fc.weight_scale", torch.ones(6)),
+        ("fc.weight_scale", torch.full((3, 2), float("nan"))),
+        ("fc.weight_scale", torch.full((3, 2), float("inf"))),
+        ("fc.weight_scale", torch.ones(3, 2, dtype=torch.int64)),
+        ("fc.weight_scale", torch.ones(3, 2, dtype=torch.complex64)),
+        ("fc.weight_packed", torch.zeros(5, dtype=torch.uint8)),
+        ("fc.weight_packed", torch.zeros(7, dtype=torch.uint8)),
+        ("fc.weight_packed", torch.zeros(12, dtype=torch.uint8)),
+        ("fc.weight_packed", torch.zeros(6, dtype=torch.int8)),
+        ("fc.weight_packed", torch.zeros(6)),
+        ("fc.weight_packed", torch.full((6,), 0x88, dtype=torch.uint8)),  # the code -8, which the grid does not have
+    ],
+)
+def test_a_tensor_that_does_not_fit_its_entry_is_refused(good, scratch, name, tensor):
+    assert "is damaged" in refused(scratch, rebuilt(scratch, good, lambda record, tensors: tensors.update({name: tensor})))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"num_bits": 8},
+        {"num_bits": 5},
+        {"num_bits": 0},
+        {"num_bits": -4},
+        {"num_bits": float("inf")},
+        {"num_bits": "four"},
+        {"num_bits": None},
+        {"num_bits": HUGE},
+        {"granularity": "per_channel"},
+        {"granularity": "per_group:0"},
+        {"granularity": "per_group:3"},
+        {"granularity": f"per_group:{HUGE}"},
+        {"granularity": ["per_channel"]},
+        {"shape": [12]},
+        {"shape": []},
+        {"shape": [4, 3, 0]},
+        {"shape": [-3, -4]},
+        {"shape": [3, HUGE]},
+        {"shape": [2**40, 2**40]},
+        {"shape": [2**62, 4]},
+        {"shape": 12},
+        {"shape": [[3], [4]]},
+        {"shape": None},
+    ],
+)
+def test_an_entry_that_does_not_fit_its_tensors_is_refused(good, scratch, entry):
+    refused(scratch, rebuilt(scratch, good, lambda record, tensors: record["weights"]["fc.weight"].update(entry)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": []},
+        {"weights": None},
+        {"weights": {"fc.weight": None}},
+        {"weights": {"fc.weight": []}},
+        {"weights": {"other.weight": {"num_bits": 4, "granularity": "per_channel", "shape": [3, 4]}}},
+        {"tied": {"out.weight": "nowhere"}},
+        {"tied": {"out.weight": ["fc.weight"]}},
+        {"tied": {"out.weight": {}}},
+        {"tied": 3},
+        {"family": ["kws_crnn"]},
+        {"config": 3},
+        {"config": None},
+        {"recipe": "int8"},
+        {"parent": [1]},
+        {"vocabulary": 3},
+        {"vocabulary": "abc"},
+        {"vocabulary": [1, None]},
+    ],
+)
+def test_a_record_of_the_wrong_make_is_refused(good, scratch, change):
+    refused(scratch, rebuilt(scratch, good, lambda record, tensors: record.update(change)))

@@ -1,0 +1,90 @@
+"""Imports point one way: errors < files ... < models, modules ... < ops < cli. Read from the source, not at run time."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import asrcompress
+
+PACKAGE = Path(asrcompress.__file__).parent
+# A part may import from parts of a lower level, and from its own level where listed in SAME.
+LEVELS = {
+    "errors": 0,
+    "files": 1, "grids": 1, "packing": 1, "sidecar": 1, "gate": 1,
+    "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
+    "ops": 3,
+    "cli": 4,
+}  # fmt: skip
+SAME = {("sidecar", "files"), ("gate", "sidecar"), ("gate", "files"), ("models", "checkpoints")}
+LIGHT = ("errors", "files", "sidecar", "gate", "report", "cli")
+HEAVY = {"torch", "numpy", "fairseq", "torchaudio", "jiwer", "thop", "soundfile", "scipy", "safetensors", "sentencepiece", "yaml"}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module name, at module level) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [(f"{node.module}.{alias.name}", id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+    return found
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = part(path)
+        if own in ("__init__", "__main__"):
+            continue
+        for name, _ in imports(path):
+            if not name.startswith("asrcompress."):
+                continue
+            other = name.split(".")[1]
+            if other in ("__version__", own, "AsrCompressError"):
+                continue
+            if LEVELS[other] >= LEVELS[own] and (own, other) not in SAME:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert wrong == []
+
+
+def test_the_command_line_imports_nothing_heavy_at_module_level() -> None:
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if part(path) in LIGHT
+        for name, top in imports(path)
+        if top and name.split(".")[0] in HEAVY
+    ]
+    assert wrong == []
+
+
+def test_fairseq_is_imported_in_one_file() -> None:
+    files = {path.name for path in PACKAGE.rglob("*.py") for name, _ in imports(path) if name.split(".")[0] == "fairseq"}
+    assert files == {"fairseq_adapter.py"}
+
+
+def test_only_output_prints() -> None:
+    prints = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert prints <= {"cli/output.py"}
+
+
+def test_nothing_is_pickled_or_loaded_with_trust_by_default() -> None:
+    calls = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.save", "pickle.dump", "pickle.dumps", "pickle.load", "pickle.loads"):
+                calls.append(f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}")
+    assert calls == []
