@@ -30,7 +30,17 @@ from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
 FORMAT = "asrcompress.v1"
 JSON_NAME = "asrcompress.json"
 # What reading a damaged or hostile file can raise, in safetensors, json, torch and our own checks.
-DAMAGE = (SafetensorError, AsrCompressError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError, OSError)
+DAMAGE = (
+    SafetensorError,
+    AsrCompressError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RuntimeError,
+    AttributeError,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -67,10 +77,16 @@ def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = F
     for name, weight in content.quantized.items():
         tensors[f"{name}_packed"] = pack(weight.codes, weight.num_bits)
         tensors[f"{name}_scale"] = weight.scale.contiguous()
-        weights[name] = {"num_bits": weight.num_bits, "granularity": str(weight.granularity), "shape": list(weight.shape)}
+        weights[name] = {
+            "num_bits": weight.num_bits,
+            "granularity": str(weight.granularity),
+            "shape": list(weight.shape),
+        }
     for name, tensor in content.floats.items():
         if name in tensors or name == JSON_NAME:
-            raise AsrCompressError(f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint")
+            raise AsrCompressError(
+                f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
+            )
         tensors[name] = narrow_float(tensor.detach()).contiguous()
     record = {
         "family": content.family,
@@ -104,7 +120,9 @@ def load_artifact(path: str | Path) -> ArtifactContent:
     path = Path(path)
     header = _read_header(path)
     if header is None:
-        raise AsrCompressError(f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize")
+        raise AsrCompressError(
+            f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize"
+        )
     metadata = header.get("__metadata__")
     version = metadata.get("format") if isinstance(metadata, dict) else None
     if version != FORMAT:
@@ -115,14 +133,16 @@ def load_artifact(path: str | Path) -> ArtifactContent:
         record = json.loads(bytes(tensors.pop(JSON_NAME).numpy()))
         _check_record(record)
         quantized = {name: _unpack(name, entry, tensors) for name, entry in record["weights"].items()}
-        parts = (record[key] for key in ("family", "config", "vocabulary", "recipe", "parent"))
-        content = ArtifactContent(*parts, quantized, tensors, record["tied"])
+        parts = {key: record[key] for key in ("family", "config", "vocabulary", "recipe", "parent", "tied")}
+        content = ArtifactContent(quantized=quantized, floats=tensors, **parts)
     except DAMAGE as error:
         cause = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
         raise AsrCompressError(f"{path}: is damaged ({cause}); write it again with asrcompress quantize") from error
     known = content.quantized.keys() | content.floats.keys()
     if not set(content.tied.values()) <= known:
-        raise AsrCompressError(f"{path}: is damaged (a tied name leads nowhere); write it again with asrcompress quantize")
+        raise AsrCompressError(
+            f"{path}: is damaged (a tied name leads nowhere); write it again with asrcompress quantize"
+        )
     return content
 
 
@@ -137,7 +157,9 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     header = _read_header(path)
     if header is None:
-        raise AsrCompressError(f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize")
+        raise AsrCompressError(
+            f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize"
+        )
     with open(path, "rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
     entries = [{"name": "header", "kind": "header", "size_bytes": 8 + length}]
@@ -199,7 +221,9 @@ def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> Qua
         raise ValueError(f"{name}: scale of shape {list(scale.shape)} where {list(expected)} is due")
     codes = unpack(packed, num_bits, count).reshape(rows, columns)
     if int(codes.min()) < -quant_max(num_bits):
-        raise ValueError(f"{name}: holds the code {int(codes.min())}, which symmetric grids of {num_bits} bits do not have")
+        raise ValueError(
+            f"{name}: holds the code {int(codes.min())}, which symmetric grids of {num_bits} bits do not have"
+        )
     return QuantizedWeight(codes, scale, num_bits, granularity, shape)
 
 

@@ -24,8 +24,12 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.sidecar import INPUT_METRICS, MODEL_METRICS, MeasuredModel, Measurement, Sidecar
 
 COMPARISONS = ("delta", "relative", "ratio", "excess")
-EXAMPLE = "write METRIC<=NUMBER, such as 'wer<=0.05' or 'ratio.size_bytes<=0.27', in quotes: a shell reads < and > itself"
-CLAUSE = re.compile(r"(?:(\w+)\.)?([a-z][a-z0-9_]*)\s*(<=|>=|==|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.ASCII)
+EXAMPLE = (
+    "write METRIC<=NUMBER, such as 'wer<=0.05' or 'ratio.size_bytes<=0.27', in quotes: a shell reads < and > itself"
+)
+CLAUSE = re.compile(
+    r"(?:(\w+)\.)?([a-z][a-z0-9_]*)\s*(<=|>=|==|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.ASCII
+)
 # A size or a parameter count is the file's own: it may be compared whatever the file was evaluated on.
 SIZE_METRICS = frozenset({"num_nonzero_params", "size_ratio", "model_size_ratio", *MODEL_METRICS})
 SPEED_METRICS = frozenset({"real_time_factor", "latency_ms"})
@@ -117,7 +121,9 @@ def parse(text: str) -> Requirement:
         AsrCompressError: it does not fit the grammar; the message shows how to write it.
     """
     if re.search(r"\sand\s|[,;&]", text):
-        raise AsrCompressError(f"--require '{text}': give one requirement each time; repeat --require for a further one")
+        raise AsrCompressError(
+            f"--require '{text}': give one requirement each time; repeat --require for a further one"
+        )
     return Requirement(text.strip(), tuple(_parse_clause(part.strip(), text) for part in re.split(r"\s+or\s+", text)))
 
 
@@ -128,13 +134,17 @@ def _parse_clause(part: str, text: str) -> Clause:
         raise AsrCompressError(f"--require '{text}': '{part}' is not a requirement; {hint}")
     prefix, name, op, number = match.groups()
     if prefix is not None and prefix not in COMPARISONS:
-        raise AsrCompressError(f"--require '{text}': '{prefix}.' is unknown; use {', '.join(f'{c}.' for c in COMPARISONS)}")
+        raise AsrCompressError(
+            f"--require '{text}': '{prefix}.' is unknown; use {', '.join(f'{c}.' for c in COMPARISONS)}"
+        )
     if not math.isfinite(float(number)):
         raise AsrCompressError(f"--require '{text}': {number} is too large for a limit; use a finite number")
     return Clause(prefix or "", name, op, float(number))
 
 
-def evaluate(requirement: Requirement, candidate: MeasuredModel, baselines: Sequence[MeasuredModel], label: str | None = None) -> Result:
+def evaluate(
+    requirement: Requirement, candidate: MeasuredModel, baselines: Sequence[MeasuredModel], label: str | None = None
+) -> Result:
     """Hold one model to one requirement. Never raises for a missing value: the result's status is "error"."""
     clauses = tuple(_evaluate_clause(clause, candidate, baselines) for clause in requirement.clauses)
     errors = [clause.message for clause in clauses if clause.compared is None]
@@ -224,7 +234,9 @@ def _command(name: str) -> str:
     return "analyze" if name in INPUT_METRICS or name in SIZE_METRICS else "eval"
 
 
-def _pick_baseline(name: str, own: Measurement, baselines: Sequence[MeasuredModel]) -> tuple[MeasuredModel, Measurement]:
+def _pick_baseline(
+    name: str, own: Measurement, baselines: Sequence[MeasuredModel]
+) -> tuple[MeasuredModel, Measurement]:
     """The baseline's value that was measured as the candidate's was."""
     measured = [(baseline, _measured(name, baseline, f"baseline {baseline.file}")) for baseline in baselines]
     reasons = [incomparable(name, own.source, measurement.source) for _, measurement in measured]
@@ -289,7 +301,11 @@ def size_note(requirements: Sequence[Requirement], baselines: Sequence[MeasuredM
     gated = {clause.metric for requirement in requirements for clause in requirement.clauses}
     for baseline in baselines:
         optimizer = baseline.metrics.get("optimizer_size_bytes")
-        if optimizer and optimizer.value > 0 and gated & {"ratio.size_bytes", "relative.size_bytes", "delta.size_bytes"}:
+        if (
+            optimizer
+            and optimizer.value > 0
+            and gated & {"ratio.size_bytes", "relative.size_bytes", "delta.size_bytes"}
+        ):
             return (
                 f"{baseline.file} holds {optimizer.value:,} bytes of optimizer state, which ratio.size_bytes counts; "
                 f"ratio.model_size_bytes compares with the model alone"

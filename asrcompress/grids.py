@@ -39,7 +39,9 @@ class Granularity:
             return cls(kind)
         if kind == "per_group" and size.isascii() and size.isdigit() and int(size) > 0:
             return cls(kind, int(size))
-        raise AsrCompressError(f"granularity '{text}': use per_channel, per_tensor, or per_group:SIZE such as per_group:32")
+        raise AsrCompressError(
+            f"granularity '{text}': use per_channel, per_tensor, or per_group:SIZE such as per_group:32"
+        )
 
     def __str__(self) -> str:
         return self.kind if self.group_size is None else f"{self.kind}:{self.group_size}"
@@ -92,7 +94,9 @@ def quant_max(num_bits: int) -> int:
 def as_rows(weight: Tensor, name: str = "weight") -> Tensor:
     """See a weight of shape (out, ...) as (rows, columns), checked to be finite and not empty."""
     if weight.dim() < 2 or weight.numel() == 0:
-        raise AsrCompressError(f"{name}: shape {tuple(weight.shape)} has no rows and columns to quantize; --exclude '{name}'")
+        raise AsrCompressError(
+            f"{name}: shape {tuple(weight.shape)} has no rows and columns to quantize; --exclude '{name}'"
+        )
     rows = weight.detach().float().reshape(weight.shape[0], -1)
     if not torch.isfinite(rows).all():
         raise AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")

@@ -57,7 +57,7 @@ def unpack(packed: Tensor, num_bits: int, num_codes: int) -> Tensor:
     bits = np.unpackbits(packed.contiguous().numpy(), bitorder="little")
     if bits[num_codes * num_bits :].any():
         raise ValueError("padding bits behind the last code are not zero")
-    bits = bits[: num_codes * num_bits].reshape(num_codes, num_bits)
+    rows = bits[: num_codes * num_bits].reshape(num_codes, num_bits)
     # Sign extension: the top bit of two's complement fills the rest of the byte.
-    filled = np.concatenate([bits, np.repeat(bits[:, -1:], 8 - num_bits, axis=1)], axis=1)
+    filled = np.concatenate([rows, np.repeat(rows[:, -1:], 8 - num_bits, axis=1)], axis=1)
     return torch.from_numpy(np.packbits(filled, axis=1, bitorder="little").reshape(-1).view(np.int8))

@@ -62,7 +62,9 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def build(kind: str, *, model: dict[str, Any], metrics: dict[str, Any], environment: dict[str, Any], **fields: Any) -> dict[str, Any]:
+def build(
+    kind: str, *, model: dict[str, Any], metrics: dict[str, Any], environment: dict[str, Any], **fields: Any
+) -> dict[str, Any]:
     """Put a sidecar record together, in the order a reader wants it.
 
     Args:
@@ -124,7 +126,11 @@ def read(path: str | Path) -> Sidecar:
     if path.suffix in MODEL_SUFFIXES:
         siblings = [sidecar_path(path, kind) for kind in reversed(KINDS)]
         found = [str(sibling) for sibling in siblings if sibling.is_file()]
-        hint = f"give {' or '.join(found)}" if found else f"give its sidecar; `asrcompress eval {path} --data ...` writes one"
+        hint = (
+            f"give {' or '.join(found)}"
+            if found
+            else f"give its sidecar; `asrcompress eval {path} --data ...` writes one"
+        )
         raise AsrCompressError(f"{path}: is a model, not a sidecar; {hint}")
     record = read_json(path)
     check(record, path)

@@ -23,4 +23,4 @@ done
 asrcompress report "$out"/asr.int{8,4}.safetensors{,.analyze,.eval}.json --baseline "$out/float.eval.json" \
     --baseline "$out/float.analyze.json" --html "$out/report.html" --junit "$out/report.xml" --force \
     --require 'ratio.model_size_bytes<=0.30' --require 'relative.wer<=0.05 or excess.wer<=0'
-echo "report: $PWD/$out/report.html"
+echo "report: $(realpath "$out/report.html")"

@@ -65,7 +65,9 @@ def tiny_s2t(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     base_architecture(args)
     torch.manual_seed(1)
-    model = S2TTransformerModel.build_model(args, argparse.Namespace(target_dictionary=dictionary, source_dictionary=None))
+    model = S2TTransformerModel.build_model(
+        args, argparse.Namespace(target_dictionary=dictionary, source_dictionary=None)
+    )
     with torch.no_grad():  # as training would: norms that are not 1 and biases that are not 0
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -76,7 +78,12 @@ def tiny_s2t(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cfg": {"model": args, "task": args, "_name": None},
         "model": model.state_dict(),
         "optimizer_history": [
-            {"criterion_name": "CE", "optimizer_name": "FairseqAdam", "lr_scheduler_state": {"best": None}, "num_updates": 3}
+            {
+                "criterion_name": "CE",
+                "optimizer_name": "FairseqAdam",
+                "lr_scheduler_state": {"best": None},
+                "num_updates": 3,
+            }
         ],
         "task_state": {},
         "extra_state": {"epoch": 1, "train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},

@@ -61,6 +61,12 @@ def rebuilt(path, data: bytes, change: Callable[[dict[str, Any], dict[str, torch
     return save(tensors, metadata={"format": FORMAT})
 
 
+def claims(name: bytes, dtype: bytes, shape: bytes, size: bytes) -> bytes:
+    """A header of our format with one tensor."""
+    entry = b'{"dtype": "' + dtype + b'", "shape": ' + shape + b', "data_offsets": [0, ' + size + b"]}"
+    return b'{"__metadata__": {"format": "asrcompress.v1"}, "' + name + b'": ' + entry + b"}"
+
+
 def with_header(header: bytes, rest: bytes = b"") -> bytes:
     return struct.pack("<Q", len(header)) + header + rest
 
@@ -122,10 +128,13 @@ def test_any_few_bytes_are_read_or_refused(good, scratch, data):
         with_header(b'{"__metadata__": "asrcompress.v1"}'),
         with_header(b'{"__metadata__": {"format": ["asrcompress.v1"]}}'),
         with_header(b'{"__metadata__": {"format": "asrcompress.v1"}}'),
-        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}, "a": {"dtype": "F32", "shape": [1e9], "data_offsets": [0, 4]}}', b"\0" * 4),
-        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}, "a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}', b"\0"),
-        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}, "asrcompress.json": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}', b"{}"),
-        with_header(b'{"__metadata__": {"format": "asrcompress.v1"}, "asrcompress.json": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}', b"[]"),
+        with_header(claims(b"a", b"F32", b"[1e9]", b"4"), b"\0" * 4),
+        with_header(claims(b"a", b"F32", b"[1000000000]", b"4000000000"), b"\0" * 4),
+        with_header(claims(b"a", b"F4", b"[2]", b"1"), b"\0"),
+        with_header(claims(b"asrcompress.json", b"BF16", b"[1]", b"2"), b"{}"),
+        with_header(claims(b"asrcompress.json", b"F32", b"[]", b"4"), b"1234"),
+        with_header(claims(b"asrcompress.json", b"U8", b"[2]", b"2"), b"[]"),
+        with_header(claims(b"asrcompress.json", b"U8", b"[2]", b"2"), b"{}"),
         b"PK\x03\x04" + b"\0" * 100,
         b"a text file, not a model\n" * 20,
     ],

@@ -18,7 +18,19 @@ LEVELS = {
 }  # fmt: skip
 SAME = {("sidecar", "files"), ("gate", "sidecar"), ("gate", "files"), ("models", "checkpoints")}
 LIGHT = ("errors", "files", "sidecar", "gate", "report", "cli")
-HEAVY = {"torch", "numpy", "fairseq", "torchaudio", "jiwer", "thop", "soundfile", "scipy", "safetensors", "sentencepiece", "yaml"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "fairseq",
+    "torchaudio",
+    "jiwer",
+    "thop",
+    "soundfile",
+    "scipy",
+    "safetensors",
+    "sentencepiece",
+    "yaml",
+}
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -67,7 +79,9 @@ def test_the_command_line_imports_nothing_heavy_at_module_level() -> None:
 
 
 def test_fairseq_is_imported_in_one_file() -> None:
-    files = {path.name for path in PACKAGE.rglob("*.py") for name, _ in imports(path) if name.split(".")[0] == "fairseq"}
+    files = {
+        path.name for path in PACKAGE.rglob("*.py") for name, _ in imports(path) if name.split(".")[0] == "fairseq"
+    }
     assert files == {"fairseq_adapter.py"}
 
 
@@ -85,6 +99,12 @@ def test_nothing_is_pickled_or_loaded_with_trust_by_default() -> None:
     calls = []
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.save", "pickle.dump", "pickle.dumps", "pickle.load", "pickle.loads"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "torch.save",
+                "pickle.dump",
+                "pickle.dumps",
+                "pickle.load",
+                "pickle.loads",
+            ):
                 calls.append(f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}")
     assert calls == []

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.testing import CliRunner
@@ -44,7 +45,9 @@ Files are written whole or not at all, and replaced only with `--force`. Globs o
 def help_of(*command: str) -> str:
     """What `asrcompress <command> --help` prints, without colour, WIDTH columns wide."""
     environment = {"COLUMNS": str(WIDTH), "TERM": "dumb", "NO_COLOR": "1", "FORCE_COLOR": None}
-    result = CliRunner().invoke(app, [*command, "--help"], prog_name="asrcompress", terminal_width=WIDTH, env=environment)
+    result = CliRunner().invoke(
+        app, [*command, "--help"], prog_name="asrcompress", terminal_width=WIDTH, env=environment
+    )
     if result.exit_code:
         raise SystemExit(f"asrcompress {' '.join(command)} --help ends with {result.exit_code}: {result.exception!r}")
     return "\n".join(line.rstrip() for line in result.stdout.strip().splitlines())
@@ -53,7 +56,8 @@ def help_of(*command: str) -> str:
 def make_page() -> str:
     """The whole page."""
     parts = [NOTE.format(version=typer.__version__), INTRODUCTION, _section("asrcompress")]
-    parts += [_section(f"asrcompress {name}", name) for name in typer.main.get_command(app).commands]
+    group: Any = typer.main.get_command(app)
+    parts += [_section(f"asrcompress {name}", name) for name in group.commands]
     return "\n".join(parts)
 
 

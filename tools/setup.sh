@@ -24,7 +24,7 @@ if [ -f "$marker" ] && [ "$(cat "$marker")" = "$wanted" ]; then
 fi
 
 python=$(find_python)
-echo "setup: making .venv with $("$python" --version); about 4 minutes and 6 GB" >&2
+echo "setup: making .venv with $("$python" --version); about 3 minutes and 6 GB" >&2
 rm -rf .venv
 # --without-pip: Debian's Python makes no pip in environments unless python3-venv is installed.
 "$python" -m venv --without-pip .venv

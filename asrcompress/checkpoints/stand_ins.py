@@ -28,6 +28,7 @@ class StandIn:
     qualified_name = "?"
 
     def __new__(cls, *args: Any) -> StandIn:
+        """Keep what it would have been made from; make nothing."""
         self = super().__new__(cls)
         self.args, self.state = args, None
         return self

@@ -25,6 +25,7 @@ class TorchZip:
 
     @property
     def is_torchscript(self) -> bool:
+        """Whether torch.jit.save wrote it."""
         return "constants.pkl" in self.records
 
     def read(self, name: str) -> bytes:

@@ -14,12 +14,20 @@ def analyze(
     model: ModelArgument = None,
     output: Output = None,
     duration_s: Annotated[
-        Optional[float], typer.Option(help="Seconds of audio to count MACs for. [default: 10 for ASR, 1 for keywords]", show_default=False)
+        Optional[float],
+        typer.Option(
+            help="Seconds of audio to count MACs for. [default: 10 for ASR, 1 for keywords]", show_default=False
+        ),
     ] = None,
-    tokens: Annotated[Optional[int], typer.Option(help="Tokens that a decoder is run over. [default: 4 a second]", show_default=False)] = None,
+    tokens: Annotated[
+        Optional[int], typer.Option(help="Tokens that a decoder is run over. [default: 4 a second]", show_default=False)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Inputs counted together.")] = 1,
     macs_convention: Annotated[
-        str, typer.Option(help="What 'macs' means: true; thop (as that package counts today); thop-conv-bias (as it once did).")
+        str,
+        typer.Option(
+            help="What 'macs' means: true; thop (as that package counts today); thop-conv-bias (as it once did)."
+        ),
     ] = "true",
     threads: Threads = 1,
     data_dir: DataDir = None,
@@ -40,7 +48,9 @@ def analyze(
     from asrcompress.ops.analyze import analyze as run
     from asrcompress.ops.load import set_threads
 
-    config = AnalyzeConfig(duration_s=duration_s, num_tokens=tokens, batch_size=batch_size, macs_convention=macs_convention)
+    config = AnalyzeConfig(
+        duration_s=duration_s, num_tokens=tokens, batch_size=batch_size, macs_convention=macs_convention
+    )
     set_threads(threads)
     if trust_checkpoint:
         warn_of_trust(path)
@@ -56,27 +66,40 @@ def analyze(
 def _table(record: dict[str, Any]) -> list[str]:
     """Layers, totals by kind, and the sentences that people look for."""
     model, metrics = record["model"], record["metrics"]
-    rows = [("module", "class", "shape", "params", "bytes", "MACs", "bits")]
+    rows: list[tuple[str, ...]] = [("module", "class", "shape", "params", "bytes", "MACs", "bits")]
     for row in record["layers"]:
         shape = "x".join(map(str, row["shape"])) if row["shape"] else ""
         bits = f"tied: {row['tied_to']}" if row["tied_to"] else str(row["num_bits"] or "float")
-        rows.append((row["name"] or "(model)", row["class"], shape, f"{row['num_params']:,}", f"{row['size_bytes']:,}", f"{row['macs']:,}", bits))
+        rows.append(
+            (
+                row["name"] or "(model)",
+                row["class"],
+                shape,
+                f"{row['num_params']:,}",
+                f"{row['size_bytes']:,}",
+                f"{row['macs']:,}",
+                bits,
+            )
+        )
     lines = _aligned(rows)
-    kinds = [("kind", "params", "bytes", "MACs")]
+    kinds: list[tuple[str, ...]] = [("kind", "params", "bytes", "MACs")]
     kinds += [(t["kind"], f"{t['num_params']:,}", f"{t['size_bytes']:,}", f"{t['macs']:,}") for t in record["totals"]]
     lines += ["", *_aligned(kinds), ""]
     size = f"{model['file']}: {model['family']}, {model['num_params']:,} parameters, {metrics['size_bytes']:,} bytes on disk"
     if metrics["optimizer_size_bytes"]:
         share = metrics["optimizer_size_bytes"] / metrics["size_bytes"]
-        size += f": {metrics['model_size_bytes']:,} model, {metrics['optimizer_size_bytes']:,} optimizer state ({share:.0%}, not counted as the model)"
+        size += f": {metrics['model_size_bytes']:,} model, {metrics['optimizer_size_bytes']:,} optimizer state"
+        size += f" ({share:.0%} of the file, not counted as the model)"
     lines.append(size)
     shape = record["input"]
     tokens = f" and {shape['num_tokens']} tokens" if shape["num_tokens"] else ""
     count = f"batch {shape['batch_size']}, {shape['duration_s']:g} s ({shape['num_frames']} frames){tokens}"
-    lines.append(
-        f"MACs for {count}: {metrics['macs']:,} ({record['macs_convention']}); true {metrics['true_macs']:,}; "
-        f"thop says {metrics['thop_macs']:,} of the float model"
+    true = (
+        ""
+        if record["macs_convention"] == "true"
+        else f" as {record['macs_convention']} counts; true {metrics['true_macs']:,}"
     )
+    lines.append(f"MACs for {count}: {metrics['macs']:,}{true}; thop says {metrics['thop_macs']:,} of the float model")
     level = record["level"]
     if level["claimed"]:
         lines.append(
@@ -98,8 +121,15 @@ def _ledger(record: dict[str, Any]) -> dict[str, int]:
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Columns side by side: words to the left, numbers to the right; never wrapped, never coloured."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    numbers = [column for column in range(len(widths)) if rows[1][column].replace(",", "").isdigit() or rows[0][column] in ("params", "bytes", "MACs")]
+    numbers = [
+        column
+        for column in range(len(widths))
+        if rows[1][column].replace(",", "").isdigit() or rows[0][column] in ("params", "bytes", "MACs")
+    ]
     return [
-        "  ".join(cell.rjust(width) if column in numbers else cell.ljust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]

@@ -16,23 +16,38 @@ def evaluate(
     model: ModelArgument = None,
     data: Annotated[
         Optional[Path],
-        typer.Option("--data", help="Test set: Fairseq .tsv, LibriSpeech folder, path<TAB>text; keywords: folder per word, or a manifest.", show_default=False),
+        typer.Option(
+            "--data",
+            help="Test set: Fairseq .tsv, LibriSpeech folder, path<TAB>text; keywords: folder per word, or a manifest.",
+            show_default=False,
+        ),
     ] = None,
     output: Output = None,
-    baseline: Annotated[Optional[Path], typer.Option("--baseline", help="Earlier .eval.json on the same set: adds a paired interval.")] = None,
+    baseline: Annotated[
+        Optional[Path], typer.Option("--baseline", help="Earlier .eval.json on the same set: adds a paired interval.")
+    ] = None,
     beam: Annotated[int, typer.Option(help="Beam width (ASR).")] = 5,
     lenpen: Annotated[float, typer.Option(help="Length penalty: above 1 favours longer texts (ASR).")] = 1.0,
     max_len_a: Annotated[float, typer.Option(help="At most a*frames + b tokens are generated (ASR).")] = 0.0,
     max_len_b: Annotated[int, typer.Option(help="See --max-len-a (ASR).")] = 200,
     batch_size: Annotated[
-        int, typer.Option(help="Utterances decoded together. 1 is reproducible to the bit; more is faster and, by padding, can change a word.")
+        int,
+        typer.Option(
+            help="Utterances decoded together. 1 is reproducible to the bit; more is faster and, by padding, can change a word."
+        ),
     ] = 1,
     normalizer: Annotated[str, typer.Option(help="Text normaliser, for both sides: basic or none (ASR).")] = "basic",
     keyword: Annotated[Optional[str], typer.Option(help="The word to find (keywords).")] = None,
-    split: Annotated[Optional[str], typer.Option(help="train, val or test, where the set has splits (keywords).")] = None,
+    split: Annotated[
+        Optional[str], typer.Option(help="train, val or test, where the set has splits (keywords).")
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Probability from which a clip counts as the keyword.")] = 0.5,
-    audio_root: Annotated[Optional[Path], typer.Option(help="Where a table's relative audio paths start [default: its folder].")] = None,
-    limit: Annotated[Optional[int], typer.Option(help="Only the first N utterances (another test set, with its own hash).")] = None,
+    audio_root: Annotated[
+        Optional[Path], typer.Option(help="Where a table's relative audio paths start [default: its folder].")
+    ] = None,
+    limit: Annotated[
+        Optional[int], typer.Option(help="Only the first N utterances (another test set, with its own hash).")
+    ] = None,
     resamples: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 1000,
     confidence: Annotated[float, typer.Option(help="Of the interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
@@ -67,7 +82,13 @@ def evaluate(
     if trust_checkpoint:
         warn_of_trust(path)
     written, record = run(
-        path, config, output=output, data_dir=data_dir, trust=trust_checkpoint, force=force, progress=progress_bar("eval")
+        path,
+        config,
+        output=output,
+        data_dir=data_dir,
+        trust=trust_checkpoint,
+        force=force,
+        progress=progress_bar("eval"),
     )
     say(_summary(record))
     if as_json:
@@ -83,7 +104,9 @@ def _summary(record: dict[str, Any]) -> str:
     interval = record["intervals"][name]
     between = f"{interval['confidence']:.0%} interval"
     if name == "wer":
-        figure = f"WER {metrics['wer']:.2%} ({between} {interval['low']:.2%} to {interval['high']:.2%}; {_errors(metrics)})"
+        figure = (
+            f"WER {metrics['wer']:.2%} ({between} {interval['low']:.2%} to {interval['high']:.2%}; {_errors(metrics)})"
+        )
     else:
         figure = (
             f"AU FA-FR {metrics['au_fa_fr']:.3e} ({between} {interval['low']:.2e} to {interval['high']:.2e}); at threshold "

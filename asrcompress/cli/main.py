@@ -39,7 +39,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Compress trained speech-recognition checkpoints. What is on disk is what is measured.
 
@@ -60,7 +62,7 @@ def main() -> None:
         code = EXIT_USER
         with suppress(BrokenPipeError):
             say(f"asrcompress: {error}")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (the last resort)
         code = _usage_or_bug(error)
     if code == EXIT_INTERRUPTED:
         with suppress(BrokenPipeError):

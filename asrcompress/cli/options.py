@@ -9,18 +9,30 @@ import typer
 
 ModelArgument = Annotated[
     Optional[str],
-    typer.Argument(metavar="MODEL", help="Checkpoint or artifact; left out or '-': its path is read from stdin.", show_default=False),
+    typer.Argument(
+        metavar="MODEL",
+        help="Checkpoint or artifact; left out or '-': its path is read from stdin.",
+        show_default=False,
+    ),
 ]
 DataDir = Annotated[
     Optional[Path],
-    typer.Option("--data-dir", help="Folder with a Fairseq checkpoint's config.yaml and dictionary [default: beside the checkpoint]."),
+    typer.Option(
+        "--data-dir",
+        help="Folder with a Fairseq checkpoint's config.yaml and dictionary [default: beside the checkpoint].",
+    ),
 ]
 Trust = Annotated[
     bool,
-    typer.Option("--trust-checkpoint", help="Let a pickled checkpoint run the code it names. Only for files you trust."),
+    typer.Option(
+        "--trust-checkpoint", help="Let a pickled checkpoint run the code it names. Only for files you trust."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the sidecar as JSON instead of a path.")]
 Output = Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write.", show_default=False)]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int, typer.Option("--threads", help="CPU threads; with 1, results repeat to the bit and times can be compared.", min=1)]
+Threads = Annotated[
+    int,
+    typer.Option("--threads", help="CPU threads; with 1, results repeat to the bit and times can be compared.", min=1),
+]

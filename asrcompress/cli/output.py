@@ -74,7 +74,9 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
             shown = now
             left = (now - begin) / done * (total - done)
             filled = 24 * done // total
-            sys.stderr.write(f"\r\x1b[K{label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}, {_duration(left)} left")
+            sys.stderr.write(
+                f"\r\x1b[K{label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}, {_duration(left)} left"
+            )
             sys.stderr.flush()
 
     return update

@@ -17,17 +17,37 @@ RECIPE_KEYS = ("bits", "granularity", "activations", "method", "include", "exclu
 def quantize(
     model: ModelArgument = None,
     output: Output = None,
-    bits: Annotated[Optional[int], typer.Option(help="Bits per weight: 8, 4, 3 or 2. [default: 8]", show_default=False)] = None,
+    bits: Annotated[
+        Optional[int], typer.Option(help="Bits per weight: 8, 4, 3 or 2. [default: 8]", show_default=False)
+    ] = None,
     granularity: Annotated[
-        Optional[str], typer.Option(help="Weights that share a scale: per_channel, per_group:SIZE or per_tensor. [default: per_channel]", show_default=False)
+        Optional[str],
+        typer.Option(
+            help="Weights that share a scale: per_channel, per_group:SIZE or per_tensor. [default: per_channel]",
+            show_default=False,
+        ),
     ] = None,
     activations: Annotated[
-        Optional[str], typer.Option(help="none: compute in float. int8: integer products, int32 sums. [default: none]", show_default=False)
+        Optional[str],
+        typer.Option(
+            help="none: compute in float. int8: integer products, int32 sums. [default: none]", show_default=False
+        ),
     ] = None,
-    method: Annotated[Optional[str], typer.Option(help="How codes are found: rtn (round to nearest). [default: rtn]", show_default=False)] = None,
-    include: Annotated[Optional[list[str]], typer.Option(help="Glob over weight names to pack; may be repeated. [default: *]", show_default=False)] = None,
-    exclude: Annotated[Optional[list[str]], typer.Option(help="Glob over weight names to leave in float; may be repeated.", show_default=False)] = None,
-    config: Annotated[Optional[Path], typer.Option("--config", help="Recipe (.toml) with these options; the command line goes first.")] = None,
+    method: Annotated[
+        Optional[str],
+        typer.Option(help="How codes are found: rtn (round to nearest). [default: rtn]", show_default=False),
+    ] = None,
+    include: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Glob over weight names to pack; may be repeated. [default: *]", show_default=False),
+    ] = None,
+    exclude: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Glob over weight names to leave in float; may be repeated.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Optional[Path], typer.Option("--config", help="Recipe (.toml) with these options; the command line goes first.")
+    ] = None,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be packed; write nothing.")] = False,
@@ -41,10 +61,15 @@ def quantize(
       asrcompress quantize samples/asr/checkpoint_best.pt --bits 4 --activations int8 -o small.safetensors
     """
     path = path_from_stdin("model") if model in (None, "-") else model
-    options = _options(config, bits=bits, granularity=granularity, activations=activations, method=method, include=include, exclude=exclude)
-    if output is None and not dry_run:
-        raise AsrCompressError("-o is missing: name the .safetensors file to write")
-
+    options = _options(
+        config,
+        bits=bits,
+        granularity=granularity,
+        activations=activations,
+        method=method,
+        include=include,
+        exclude=exclude,
+    )
     from asrcompress.cli.trust import warn_of_trust
     from asrcompress.ops.quantize import QuantizeConfig
     from asrcompress.ops.quantize import plan as plan_quantize
@@ -57,8 +82,16 @@ def quantize(
         chosen, left = plan_quantize(path, quantize_config, data_dir=data_dir, trust=trust_checkpoint)
         emit("\n".join([f"pack {name}" for name in chosen] + [f"keep {name}" for name in left]))
         return
+    if output is None:
+        raise AsrCompressError("-o is missing: name the .safetensors file to write")
     result = run(
-        path, output, quantize_config, data_dir=data_dir, trust=trust_checkpoint, force=force, progress=progress_bar("quantize")
+        path,
+        output,
+        quantize_config,
+        data_dir=data_dir,
+        trust=trust_checkpoint,
+        force=force,
+        progress=progress_bar("quantize"),
     )
     metrics, parent = result.record["metrics"], result.record["parent"]
     say(
@@ -89,11 +122,13 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         raise AsrCompressError(f"{path}: the recipe could not be read: {error.strerror}") from error
     except ValueError as error:
         raise AsrCompressError(f"{path}: is not TOML ({error}); see samples/recipes") from error
-    types = {"bits": int, "include": list, "exclude": list}
+    types: dict[str, type] = {"bits": int, "include": list, "exclude": list}
     for key, value in recipe.items():
         if key not in RECIPE_KEYS:
             raise AsrCompressError(f"{path}: '{key}' is not an option of a recipe; use {', '.join(RECIPE_KEYS)}")
         wanted = types.get(key, str)
-        if type(value) is not wanted or (wanted is list and not all(isinstance(item, str) for item in value)):
-            raise AsrCompressError(f"{path}: '{key}' must be {'a list of strings' if wanted is list else wanted.__name__}")
+        if type(value) is not wanted or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
+            raise AsrCompressError(
+                f"{path}: '{key}' must be {'a list of strings' if wanted is list else wanted.__name__}"
+            )
     return recipe

@@ -33,12 +33,18 @@ class TextFormat(StrEnum):
 def report(
     sidecars: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SIDECAR...", help="Sidecars (.json) to report on; - or a pipe: paths from stdin, one a line."),
+        typer.Argument(
+            metavar="SIDECAR...", help="Sidecars (.json) to report on; - or a pipe: paths from stdin, one a line."
+        ),
     ] = None,
-    baseline: Annotated[list[Path] | None, typer.Option("--baseline", help="Sidecar of the baseline; repeat for its others.")] = None,
+    baseline: Annotated[
+        list[Path] | None, typer.Option("--baseline", help="Sidecar of the baseline; repeat for its others.")
+    ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", help="A gate, such as 'wer<=0.05', 'delta.wer<=0.005' or 'ratio.size_bytes<=0.27'; repeat."),
+        typer.Option(
+            "--require", help="A gate, such as 'wer<=0.05', 'delta.wer<=0.005' or 'ratio.size_bytes<=0.27'; repeat."
+        ),
     ] = None,
     text_format: Annotated[TextFormat, typer.Option("--format", help="What goes to stdout.")] = TextFormat.table,
     html: Annotated[Path | None, typer.Option("--html", help="Write one self-contained HTML page.")] = None,
@@ -107,7 +113,9 @@ def _stdin_paths() -> list[Path]:
     try:
         lines = sys.stdin.read().splitlines()
     except UnicodeDecodeError:
-        raise AsrCompressError("stdin is not text; pipe the paths of sidecars, one a line, not a file's bytes") from None
+        raise AsrCompressError(
+            "stdin is not text; pipe the paths of sidecars, one a line, not a file's bytes"
+        ) from None
     return [Path(line.strip()) for line in lines if line.strip()]
 
 
@@ -121,7 +129,9 @@ def _check_outputs(outputs: dict[str, Path], inputs: list[Path], force: bool) ->
         if path.resolve() in resolved:
             raise AsrCompressError(f"{path}: is an input; choose another name for --{name}")
         if path.resolve() in seen:
-            raise AsrCompressError(f"{path}: is named by --{seen[path.resolve()]} and --{name}; give each a file of its own")
+            raise AsrCompressError(
+                f"{path}: is named by --{seen[path.resolve()]} and --{name}; give each a file of its own"
+            )
         seen[path.resolve()] = name
         require_absent(path, force=force)
 

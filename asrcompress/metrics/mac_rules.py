@@ -85,7 +85,9 @@ def _attention_products(batch: int, num_queries: int, num_keys: int, width: int,
 def _attention(args: Arguments, out: Any) -> tuple[int, tuple[str, ...]]:
     """query (..., heads, T, D), key (..., S, D), value (..., S, Dv); keys may have fewer heads."""
     query, key, value = args["query"], args["key"], args["value"]
-    macs = _attention_products(math.prod(query.shape[:-2]), query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1])
+    macs = _attention_products(
+        math.prod(query.shape[:-2]), query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1]
+    )
     return macs, _names(query, key, value)
 
 

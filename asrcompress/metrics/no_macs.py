@@ -75,7 +75,11 @@ _QUANTIZED = """
 """
 
 NO_MACS: frozenset[str] = frozenset(
-    [f"aten.{name}" for group in (_MAKING, _MOVING, _REDUCING, _ELEMENTWISE, _QUANTISING, _LOSSES) for name in group.split()]
+    [
+        f"aten.{name}"
+        for group in (_MAKING, _MOVING, _REDUCING, _ELEMENTWISE, _QUANTISING, _LOSSES)
+        for name in group.split()
+    ]
     + [f"quantized.{name}" for name in _QUANTIZED.split()]
     + [f"profiler._record_function_{name}" for name in ("enter", "enter_new", "exit")]
 )

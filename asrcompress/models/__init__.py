@@ -56,5 +56,7 @@ def recognise(checkpoint: Checkpoint) -> ModuleType:
         family = get_family(name)
         if family.recognises(checkpoint):
             return family
-    what = f"architecture '{checkpoint.arch}'" if checkpoint.arch else f"tensors such as {next(iter(checkpoint.tensors))}"
+    what = (
+        f"architecture '{checkpoint.arch}'" if checkpoint.arch else f"tensors such as {next(iter(checkpoint.tensors))}"
+    )
     raise AsrCompressError(f"{checkpoint.path}: {what} is of no supported family; supported: {', '.join(FAMILIES)}")

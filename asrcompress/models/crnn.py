@@ -69,7 +69,9 @@ class CRNN(nn.Module):
             "stride": stride,
         }
         num_bands = (num_mels - kernel_size[0]) // stride[0] + 1
-        self.conv = nn.Sequential(nn.Conv2d(1, num_channels, kernel_size, stride=stride), nn.Flatten(start_dim=1, end_dim=2))
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, num_channels, kernel_size, stride=stride), nn.Flatten(start_dim=1, end_dim=2)
+        )
         self.gru = nn.GRU(
             num_channels * num_bands,
             hidden_size,
@@ -103,7 +105,9 @@ class CRNN(nn.Module):
         return self.classifier(self.attention(hidden))
 
     @classmethod
-    def from_state_dict(cls, tensors: Mapping[str, Tensor], *, num_mels: int = 40, stride: tuple[int, int] = (2, 8)) -> CRNN:
+    def from_state_dict(
+        cls, tensors: Mapping[str, Tensor], *, num_mels: int = 40, stride: tuple[int, int] = (2, 8)
+    ) -> CRNN:
         """Build the model that these tensors fit, in eval mode, with its weights in float32.
 
         Every size a tensor shows is read from it; mel bins and stride leave no trace in the tensors and are stated.
@@ -121,7 +125,9 @@ class CRNN(nn.Module):
         classifier = _expect(tensors, "classifier.weight", 2)
         kernel_size = (int(conv.shape[2]), int(conv.shape[3]))
         if num_mels < kernel_size[0] or min(stride) < 1 or 0 in conv.shape or 0 in hidden.shape:
-            raise AsrCompressError(f"keyword CRNN: conv.0.weight {tuple(conv.shape)} does not fit {num_mels} mel bins with stride {stride}")
+            raise AsrCompressError(
+                f"keyword CRNN: conv.0.weight {tuple(conv.shape)} does not fit {num_mels} mel bins with stride {stride}"
+            )
         with torch.device("meta"):  # shapes only: nothing is allocated or drawn at random until they fit
             model = cls(
                 num_channels=int(conv.shape[0]),

@@ -67,7 +67,9 @@ def read_text_units(path: Path, record: dict[str, Any]) -> str:
     bpe = (record.get("bpe_tokenizer") or {}).get("bpe")
     tokenizer = (record.get("pre_tokenizer") or {}).get("tokenizer")
     if bpe not in (None, "sentencepiece") or tokenizer is not None:
-        raise AsrCompressError(f"{path}: bpe '{bpe}' with tokenizer '{tokenizer}' is not supported; sentencepiece or none is")
+        raise AsrCompressError(
+            f"{path}: bpe '{bpe}' with tokenizer '{tokenizer}' is not supported; sentencepiece or none is"
+        )
     return "words" if bpe is None else "sentencepiece"
 
 
@@ -93,13 +95,21 @@ def read_dictionary(path: Path) -> list[str]:
 def _transform(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
     options = record.get(name) or {}
     if name == "utterance_cmvn":
-        return {"name": name, "norm_means": bool(options.get("norm_means", True)), "norm_vars": bool(options.get("norm_vars", True))}
+        return {
+            "name": name,
+            "norm_means": bool(options.get("norm_means", True)),
+            "norm_vars": bool(options.get("norm_vars", True)),
+        }
     if name == "global_cmvn":
         stats = path.parent / str(options.get("stats_npz_path", "gcmvn.npz"))
         try:
             with np.load(stats, allow_pickle=False) as arrays:
                 mean, std = arrays["mean"], arrays["std"]
         except (OSError, KeyError, ValueError, EOFError) as error:
-            raise AsrCompressError(f"{stats}: global CMVN statistics cannot be read ({error}); put the file beside {path.name}") from error
+            raise AsrCompressError(
+                f"{stats}: global CMVN statistics cannot be read ({error}); put the file beside {path.name}"
+            ) from error
         return {"name": name, "mean": mean.astype(np.float64).tolist(), "std": std.astype(np.float64).tolist()}
-    raise AsrCompressError(f"{path}: the feature transform '{name}' at evaluation is not supported; utterance_cmvn and global_cmvn are")
+    raise AsrCompressError(
+        f"{path}: the feature transform '{name}' at evaluation is not supported; utterance_cmvn and global_cmvn are"
+    )

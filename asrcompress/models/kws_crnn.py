@@ -50,7 +50,9 @@ def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
 
 def build(spec: ModelSpec) -> nn.Module:
     """A fresh CRNN of these sizes."""
-    sizes = {name: tuple(size) if isinstance(size, list) else size for name, size in spec.config.items()}
+    sizes: dict[str, Any] = {
+        name: tuple(size) if isinstance(size, list) else size for name, size in spec.config.items()
+    }
     return CRNN(**sizes).eval()
 
 

@@ -60,10 +60,15 @@ def read_spec(checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec
 
 
 def _arguments(model: dict[str, Any]) -> dict[str, Any]:
-    arguments = fairseq_adapter.s2t_transformer_arguments() | {"max_source_positions": 6000, "max_target_positions": 1024}
+    arguments = fairseq_adapter.s2t_transformer_arguments() | {
+        "max_source_positions": 6000,
+        "max_target_positions": 1024,
+    }
     known = [*arguments, *EXTRA_ARGUMENTS]
     arguments |= {name: model[name] for name in known if name in model}
-    return {name: value for name, value in arguments.items() if value is None or isinstance(value, (bool, int, float, str))}
+    return {
+        name: value for name, value in arguments.items() if value is None or isinstance(value, (bool, int, float, str))
+    }
 
 
 def is_computed(name: str) -> bool:
@@ -75,13 +80,17 @@ def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
     """Drop what Fairseq computes by itself; fill a tied output projection that was not stored."""
     version = checkpoint.tensors.get("decoder.version")
     if version is not None and version.numel() == 1 and float(version) < 2:
-        raise AsrCompressError(f"{checkpoint.path}: is of Fairseq's decoder version {float(version):g}; version 2 and later are supported")
+        raise AsrCompressError(
+            f"{checkpoint.path}: is of Fairseq's decoder version {float(version):g}; version 2 and later are supported"
+        )
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not is_computed(name)}
     embedding, output = "decoder.embed_tokens.weight", "decoder.output_projection.weight"
     if spec.config["arguments"].get("share_decoder_input_output_embed") and embedding in tensors:
         stored = tensors.setdefault(output, tensors[embedding])
         if not torch.equal(stored, tensors[embedding]):
-            raise AsrCompressError(f"{checkpoint.path}: says that {output} is tied to {embedding}, and holds two different tensors")
+            raise AsrCompressError(
+                f"{checkpoint.path}: says that {output} is tied to {embedding}, and holds two different tensors"
+            )
     return tensors
 
 
@@ -116,7 +125,13 @@ def example_inputs(
 
 
 def transcriber(
-    spec: ModelSpec, module: nn.Module, *, beam: int = 5, lenpen: float = 1.0, max_len_a: float = 0.0, max_len_b: int = 200
+    spec: ModelSpec,
+    module: nn.Module,
+    *,
+    beam: int = 5,
+    lenpen: float = 1.0,
+    max_len_a: float = 0.0,
+    max_len_b: int = 200,
 ) -> Callable[[list[Tensor]], list[str]]:
     """A function from a batch of features to texts, through Fairseq's beam search."""
     decode = fairseq_adapter.beam_search(

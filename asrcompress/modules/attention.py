@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from asrcompress.modules.integer_matmul import int_bmm, quantize_tokens
 from asrcompress.modules.linear import IntegerLinear
 from asrcompress.modules.weight import check_activations
 
-State = dict[str, dict[str, Tensor | None]]
+State = dict[str, dict[str, Any]]  # attention's cache by instance: tensors or None
 _instance_numbers = itertools.count()
 
 
@@ -128,17 +129,17 @@ class IntegerMultiheadAttention(nn.Module):
         batch, length = k.shape[0], k.shape[2]
         if current is not None and current.shape[1] == length:
             return current.bool()
-        old = length - current.shape[1] if current is not None else previous.shape[1]
-        left = previous.bool() if previous is not None else k.new_zeros((batch, old), dtype=torch.bool)
-        right = current.bool() if current is not None else k.new_zeros((batch, length - left.shape[1]), dtype=torch.bool)
-        return torch.cat([left, right], dim=1)
+        sides = [previous, current]
+        known = sum(side.shape[1] for side in sides if side is not None)
+        none = k.new_zeros((batch, length - known), dtype=torch.bool)
+        return torch.cat([none if side is None else side.bool() for side in sides], dim=1)
 
     # Fairseq's decoder and beam search call the following by name.
 
-    def _get_input_buffer(self, incremental_state: State | None) -> dict[str, Tensor | None]:
+    def _get_input_buffer(self, incremental_state: State | None) -> dict[str, Any]:
         return {} if incremental_state is None else incremental_state.get(self._state_key, {})
 
-    def _set_input_buffer(self, incremental_state: State, buffer: dict[str, Tensor | None]) -> State:
+    def _set_input_buffer(self, incremental_state: State, buffer: dict[str, Any]) -> State:
         incremental_state[self._state_key] = buffer
         return incremental_state
 

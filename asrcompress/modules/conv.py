@@ -56,5 +56,7 @@ class IntegerConv(nn.Module):
         rows = self.packed.codes.shape[0] // self.groups
         outputs = []
         for group in range(self.groups):
-            outputs.append(self.packed.integer_product(patches[..., group, :], rows=slice(group * rows, (group + 1) * rows)))
+            outputs.append(
+                self.packed.integer_product(patches[..., group, :], rows=slice(group * rows, (group + 1) * rows))
+            )
         return torch.cat(outputs, dim=-1)

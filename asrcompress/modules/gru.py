@@ -31,10 +31,12 @@ class IntegerGRU(nn.Module):
         """x (time, batch, in), or (batch, time, in) with batch_first; hidden (layers * directions,
         batch, hidden_size), zeros if None. Returns the outputs of the last layer and the last hidden states."""
         if not isinstance(x, Tensor) or x.dim() != 3:
-            raise ValueError("a batch of sequences, (time, batch, in), is needed; packed and unbatched ones are not supported")
+            raise ValueError(
+                "a batch of sequences, (time, batch, in), is needed; packed and unbatched ones are not supported"
+            )
         x = x.transpose(0, 1) if self.batch_first else x
         directions = ("", "_reverse") if self.bidirectional else ("",)
-        last = []
+        last: list[Tensor] = []
         for layer in range(self.num_layers):
             outputs = []
             for suffix in directions:
@@ -60,6 +62,8 @@ class IntegerGRU(nn.Module):
         return torch.stack(states), state
 
     def _product(self, kind: str, name: str, x: Tensor) -> Tensor:
-        out = self.packed[f"weight_{kind}_{name}"].product(x, self.activations)
+        weight = self.packed[f"weight_{kind}_{name}"]
+        assert isinstance(weight, IntegerWeight)  # noqa: S101 (for the type checker)
+        out = weight.product(x, self.activations)
         bias = f"bias_{kind}_{name}"
         return out + self.biases[bias] if bias in self.biases else out

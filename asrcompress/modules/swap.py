@@ -79,7 +79,9 @@ def swap(model: nn.Module, quantized: Mapping[str, QuantizedWeight], *, activati
             model.set_submodule(module_name, twin.build(module_name, module, weights, share, activations))
     unused = sorted(set(quantized) - used)
     if unused:
-        raise AsrCompressError(f"{unused[0]}: is packed, but no module of the model can use it ({len(unused)} such weights)")
+        raise AsrCompressError(
+            f"{unused[0]}: is packed, but no module of the model can use it ({len(unused)} such weights)"
+        )
     return model
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -34,36 +35,38 @@ class Twin:
 
     kind: str
     weight_names: Callable[[nn.Module], list[str]]
-    build: Callable[[str, nn.Module, Weights, Share, str], nn.Module]
+    build: Callable[[str, Any, Weights, Share, str], nn.Module]
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def _linear(name: str, module: nn.Linear, weights: Weights, share: Share, activations: str) -> nn.Module:
+def _linear(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
     return IntegerLinear(share("weight"), module.bias, activations=activations)
 
 
-def _embedding(name: str, module: nn.Embedding, weights: Weights, share: Share, activations: str) -> nn.Module:
+def _embedding(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
     if module.max_norm is not None:
-        raise AsrCompressError(f"{name}: an embedding with max_norm changes its weights as it runs; --exclude '{name}.weight'")
+        raise AsrCompressError(
+            f"{name}: an embedding with max_norm changes its weights as it runs; --exclude '{name}.weight'"
+        )
     return IntegerEmbedding(share("weight"), padding_idx=module.padding_idx)
 
 
-def _conv(name: str, module: nn.Conv1d, weights: Weights, share: Share, activations: str) -> nn.Module:
+def _conv(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
     return IntegerConv(module, weights["weight"], activations=activations)
 
 
-def _gru_weights(module: nn.GRU) -> list[str]:
+def _gru_weights(module: Any) -> list[str]:
     return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
 
 
-def _gru(name: str, module: nn.GRU, weights: Weights, share: Share, activations: str) -> nn.Module:
+def _gru(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
     _require_whole(name, "a GRU", _gru_weights(module), weights)
     return IntegerGRU(module, dict(weights), activations=activations)
 
 
-def _attention(name: str, module: nn.Module, weights: Weights, share: Share, activations: str) -> nn.Module:
+def _attention(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
     for attribute in ("bias_k", "bias_v"):
         if getattr(module, attribute, None) is not None:
             raise AsrCompressError(f"{name}: attention with {attribute} is not supported; --exclude '{name}.*'")
@@ -71,7 +74,8 @@ def _attention(name: str, module: nn.Module, weights: Weights, share: Share, act
         raise AsrCompressError(f"{name}: attention with add_zero_attn is not supported; --exclude '{name}.*'")
     _require_whole(name, "attention", _projection_weights(module), weights)
     projections = {
-        short: IntegerLinear(share(f"{short}.weight"), getattr(module, short).bias, activations=activations) for short in PROJECTIONS
+        short: IntegerLinear(share(f"{short}.weight"), getattr(module, short).bias, activations=activations)
+        for short in PROJECTIONS
     }
     return IntegerMultiheadAttention(
         projections,
@@ -85,7 +89,7 @@ def _attention(name: str, module: nn.Module, weights: Weights, share: Share, act
 ENERGIES = ("energy.0.weight", "energy.2.weight")
 
 
-def _additive(name: str, module: nn.Module, weights: Weights, share: Share, activations: str) -> nn.Module:
+def _additive(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
     _require_whole(name, "attention", ENERGIES, weights)
     first, last = module.get_submodule("energy.0"), module.get_submodule("energy.2")
     return IntegerAdditiveAttention(
@@ -99,7 +103,9 @@ def _require_whole(name: str, kind: str, needed: Sequence[str], weights: Weights
     """Some modules compute with all their weights in one step, so they are packed whole or not at all."""
     missing = [weight for weight in needed if weight not in weights]
     if missing:
-        raise AsrCompressError(f"{name}: {kind} is packed whole or not at all, and {missing[0]} is left out; --exclude '{name}.*'")
+        raise AsrCompressError(
+            f"{name}: {kind} is packed whole or not at all, and {missing[0]} is left out; --exclude '{name}.*'"
+        )
 
 
 def _only_weight(module: nn.Module) -> list[str]:

@@ -49,11 +49,10 @@ class IntegerWeight(nn.Module):
         scale = self.scale if self.scale.shape[0] == 1 else self.scale[rows]
         codes, token_scale = quantize_tokens(x.reshape(-1, x.shape[-1]))
         groups, size = scale.shape[1], weight.shape[1] // scale.shape[1]
-        total = None
+        total = x.new_zeros(())
         for group in range(groups):
             columns = slice(group * size, (group + 1) * size)
-            sums = int_matmul(codes[:, columns], weight[:, columns]).float() * scale[:, group]
-            total = sums if total is None else total + sums
+            total = total + int_matmul(codes[:, columns], weight[:, columns]).float() * scale[:, group]
         return (total * token_scale).reshape(*x.shape[:-1], weight.shape[0])
 
     def product(self, x: Tensor, activations: str) -> Tensor:
@@ -77,4 +76,3 @@ def check_activations(activations: str) -> str:
     if activations not in ("none", "int8"):
         raise ValueError(f"activations '{activations}'")
     return activations
-

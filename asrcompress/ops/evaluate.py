@@ -160,7 +160,9 @@ def check_audio(data: Path, files: Sequence[Path], sample_rate_hz: int) -> list[
         except AsrCompressError as error:
             errors.append(str(error))
     if errors:
-        raise AsrCompressError(f"{data}: {len(errors)} of {len(files)} audio files cannot be scored, the first: {errors[0]}")
+        raise AsrCompressError(
+            f"{data}: {len(errors)} of {len(files)} audio files cannot be scored, the first: {errors[0]}"
+        )
     return durations
 
 
@@ -186,17 +188,23 @@ def read_baseline(path: Path) -> Baseline:
     record = read_json(path)
     name = record.get("utterances_file")
     if record.get("kind") != "eval" or not isinstance(name, str):
-        raise AsrCompressError(f"{path}: is not a sidecar of asrcompress eval; --baseline needs one, with its utterances file")
+        raise AsrCompressError(
+            f"{path}: is not a sidecar of asrcompress eval; --baseline needs one, with its utterances file"
+        )
     file = path.with_name(name)
     try:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         utterances = {str(line["id"]): line for line in lines}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AsrCompressError(f"{file}: the baseline's utterances cannot be read ({error}); run asrcompress eval on it again") from error
+        raise AsrCompressError(
+            f"{file}: the baseline's utterances cannot be read ({error}); run asrcompress eval on it again"
+        ) from error
     return Baseline(record, utterances)
 
 
-def check_comparable(baseline: Baseline, config: EvalConfig, data: dict[str, Any], decoding: dict[str, Any], normalizer: Any) -> None:
+def check_comparable(
+    baseline: Baseline, config: EvalConfig, data: dict[str, Any], decoding: dict[str, Any], normalizer: Any
+) -> None:
     """Raise when the baseline was measured on another test set, with another normaliser or decoded differently."""
     for what, ours, theirs in (
         ("test set", data["sha256"], (baseline.record.get("data") or {}).get("sha256")),
@@ -204,4 +212,6 @@ def check_comparable(baseline: Baseline, config: EvalConfig, data: dict[str, Any
         ("decoding", decoding, baseline.record.get("decoding")),
     ):
         if ours != theirs:
-            raise AsrCompressError(f"{config.baseline}: was measured with another {what} ({theirs} there, {ours} here); evaluate both alike")
+            raise AsrCompressError(
+                f"{config.baseline}: was measured with another {what} ({theirs} there, {ours} here); evaluate both alike"
+            )

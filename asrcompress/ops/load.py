@@ -72,7 +72,9 @@ def build_model(source: Source, *, device: str = "cpu") -> LoadedModel:
     return LoadedModel(module.eval().to(device), source)
 
 
-def load_model(path: str | Path, *, device: str = "cpu", data_dir: Path | None = None, trust: bool = False) -> LoadedModel:
+def load_model(
+    path: str | Path, *, device: str = "cpu", data_dir: Path | None = None, trust: bool = False
+) -> LoadedModel:
     """`open_source`, then `build_model`."""
     return build_model(open_source(path, data_dir=data_dir, trust=trust), device=device)
 
@@ -80,19 +82,19 @@ def load_model(path: str | Path, *, device: str = "cpu", data_dir: Path | None =
 def describe(source: Source, num_params: int) -> dict[str, Any]:
     """The `model` part of every sidecar. Sizes are read from the disk now."""
     size_bytes = source.path.stat().st_size
-    record: dict[str, Any] = {
+    ledger = source.checkpoint.ledger if source.checkpoint else {"model": size_bytes, "optimizer": 0}
+    return {
         "file": source.path.name,
-        "format": FORMAT if source.content else source.checkpoint.format,
+        "format": source.checkpoint.format if source.checkpoint else FORMAT,
         "family": source.spec.family,
         "sha256": sha256_file(source.path),
         "size_bytes": size_bytes,
-        "model_size_bytes": size_bytes if source.content else source.checkpoint.ledger["model"],
-        "optimizer_size_bytes": 0 if source.content else source.checkpoint.ledger["optimizer"],
+        "model_size_bytes": ledger["model"],
+        "optimizer_size_bytes": ledger["optimizer"],
         "num_params": num_params,
         "parent_sha256": source.content.parent.get("sha256") if source.content else None,
         "compression": compression(source.content.recipe) if source.content else None,
     }
-    return record
 
 
 def set_threads(num_threads: int) -> None:
@@ -135,10 +137,14 @@ def _fill(module: nn.Module, source: Source, packed: set[str]) -> None:
         shapes = str(error).splitlines()[-1].strip()
         raise AsrCompressError(f"{source.path}: its tensors do not fit its own configuration: {shapes}") from error
     computed = {name for name in missing if source.family.is_computed(name)}
-    lost = sorted(set(missing) - absent - computed - {alias for alias in missing if _is_alias(module, alias, source.tensors)})
+    lost = sorted(
+        set(missing) - absent - computed - {alias for alias in missing if _is_alias(module, alias, source.tensors)}
+    )
     for word, names in (("is missing", lost), ("fits no module", sorted(unexpected))):
         if names:
-            raise AsrCompressError(f"{source.path}: {names[0]} {word} ({len(names)} such tensors); the file is not a whole {source.spec.family}")
+            raise AsrCompressError(
+                f"{source.path}: {names[0]} {word} ({len(names)} such tensors); the file is not a whole {source.spec.family}"
+            )
 
 
 def _is_alias(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> bool:

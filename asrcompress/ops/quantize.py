@@ -103,17 +103,25 @@ def select(sites: list[WeightSite], config: QuantizeConfig) -> list[WeightSite]:
     for option, globs in (("--include", config.include), ("--exclude", config.exclude)):
         for glob in globs:
             if not any(fnmatchcase(site.name, glob) for site in sites):
-                raise AsrCompressError(f"{option} '{glob}' fits no weight; the first are {', '.join(site.name for site in sites[:3])}")
+                raise AsrCompressError(
+                    f"{option} '{glob}' fits no weight; the first are {', '.join(site.name for site in sites[:3])}"
+                )
     # A tied weight is left out when any of its names is.
-    excluded = {site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.exclude)}
-    included = {site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.include)}
+    excluded = {
+        site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.exclude)
+    }
+    included = {
+        site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.include)
+    }
     chosen = [site for site in sites if not site.tied_to and site.name in included - excluded]
     if not chosen:
         raise AsrCompressError("no weight is left to quantize; widen --include or narrow --exclude")
     return chosen
 
 
-def quantize_source(source: Source, config: QuantizeConfig, *, progress: Progress = lambda done, total: None) -> ArtifactContent:
+def quantize_source(
+    source: Source, config: QuantizeConfig, *, progress: Progress = lambda done, total: None
+) -> ArtifactContent:
     """The content of the artifact; writes nothing."""
     tensors = float_tensors(source)
     module = source.family.build(source.spec)
@@ -125,8 +133,12 @@ def quantize_source(source: Source, config: QuantizeConfig, *, progress: Progres
     for number, site in enumerate(chosen):
         progress(number, len(chosen))
         if site.name not in tensors:
-            raise AsrCompressError(f"{source.path}: {site.name} is missing; the file is not a whole {source.spec.family}")
-        quantized[site.name] = quantizer(tensors[site.name], num_bits=config.num_bits, granularity=granularity, name=site.name)
+            raise AsrCompressError(
+                f"{source.path}: {site.name} is missing; the file is not a whole {source.spec.family}"
+            )
+        quantized[site.name] = quantizer(
+            tensors[site.name], num_bits=config.num_bits, granularity=granularity, name=site.name
+        )
     progress(len(chosen), len(chosen))
     tied = {site.name: site.tied_to for site in sites if site.tied_to}
     floats = {name: tensor for name, tensor in tensors.items() if name not in quantized and name not in tied}
@@ -147,7 +159,9 @@ def quantize_source(source: Source, config: QuantizeConfig, *, progress: Progres
 
 def float_tensors(source: Source) -> dict[str, Tensor]:
     """The source's float state dict; an artifact's packed weights are unpacked."""
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()}
+    tensors = {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()
+    }
     if source.content:
         tensors |= {name: weight.dequantize() for name, weight in source.content.quantized.items()}
     return tensors
@@ -172,5 +186,11 @@ def _record(output: Path, source: Source, content: ArtifactContent) -> dict[str,
     }
     ledger = {"entries": entries, "size_bytes": sum(entry["size_bytes"] for entry in entries)}
     return build(
-        "artifact", model=model, metrics=metrics, environment=environment("cpu"), recipe=content.recipe, parent=parent, ledger=ledger
+        "artifact",
+        model=model,
+        metrics=metrics,
+        environment=environment("cpu"),
+        recipe=content.recipe,
+        parent=parent,
+        ledger=ledger,
     )

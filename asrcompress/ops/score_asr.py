@@ -9,13 +9,24 @@ from typing import Any
 from asrcompress.metrics.bootstrap import bootstrap_interval, paired_bootstrap
 from asrcompress.metrics.error_rate import ErrorRate, UtteranceErrors, score
 from asrcompress.metrics.normalizers import get_normalizer
-from asrcompress.ops.evaluate import Baseline, Clock, EvalConfig, Measured, Progress, batches_of_features, check_audio, check_comparable
+from asrcompress.ops.evaluate import (
+    Baseline,
+    Clock,
+    EvalConfig,
+    Measured,
+    Progress,
+    batches_of_features,
+    check_audio,
+    check_comparable,
+)
 from asrcompress.ops.load import LoadedModel
 from asrcompress.ops.subset import first_utterances
 from asrcompress.speech.datasets import read_utterances
 
 
-def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, clock: Clock, progress: Progress) -> Measured:
+def measure(
+    loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, clock: Clock, progress: Progress
+) -> Measured:
     """Decode every utterance with the family's search and score it."""
     family, spec = loaded.source.family, loaded.source.spec
     normalizer = get_normalizer(config.normalizer)
@@ -31,7 +42,12 @@ def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, 
         check_comparable(baseline, config, data, decoding, normalizer_record)
     durations = check_audio(config.data, files, family.SAMPLE_RATE_HZ)
     transcribe = family.transcriber(
-        spec, loaded.module, beam=config.beam, lenpen=config.lenpen, max_len_a=config.max_len_a, max_len_b=config.max_len_b
+        spec,
+        loaded.module,
+        beam=config.beam,
+        lenpen=config.lenpen,
+        max_len_a=config.max_len_a,
+        max_len_b=config.max_len_b,
     )
     hypotheses = [""] * len(files)
     num_without_frames = 0

@@ -6,22 +6,45 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from asrcompress.metrics.detection import at_threshold, bootstrap_au_fa_fr, detection_curve, paired_bootstrap_au_fa_fr, thin_curve
-from asrcompress.ops.evaluate import Baseline, Clock, EvalConfig, Measured, Progress, batches_of_features, check_audio, check_comparable
+from asrcompress.metrics.detection import (
+    at_threshold,
+    bootstrap_au_fa_fr,
+    detection_curve,
+    paired_bootstrap_au_fa_fr,
+    thin_curve,
+)
+from asrcompress.ops.evaluate import (
+    Baseline,
+    Clock,
+    EvalConfig,
+    Measured,
+    Progress,
+    batches_of_features,
+    check_audio,
+    check_comparable,
+)
 from asrcompress.ops.load import LoadedModel
 from asrcompress.ops.subset import first_clips
 from asrcompress.speech.keyword_datasets import read_keyword_clips
 
 
-def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, clock: Clock, progress: Progress) -> Measured:
+def measure(
+    loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, clock: Clock, progress: Progress
+) -> Measured:
     """Score every clip; the score is the probability of the keyword."""
     family = loaded.source.family
     dataset = first_clips(
-        read_keyword_clips(config.data, keyword=config.keyword, split=config.split, audio_root=config.audio_root), config.limit
+        read_keyword_clips(config.data, keyword=config.keyword, split=config.split, audio_root=config.audio_root),
+        config.limit,
     )
     files = [clip.audio for clip in dataset.clips]
     decoding = {"method": "threshold", "keyword": dataset.keyword, "threshold": config.threshold}
-    data = {"file": config.data.resolve().name, "sha256": dataset.sha256, "num_utterances": len(files), "split": config.split}
+    data = {
+        "file": config.data.resolve().name,
+        "sha256": dataset.sha256,
+        "num_utterances": len(files),
+        "split": config.split,
+    }
     if baseline:
         check_comparable(baseline, config, data, decoding, None)
     check_audio(config.data, files, family.SAMPLE_RATE_HZ)
@@ -34,7 +57,11 @@ def measure(loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, 
     progress(len(files), len(files))
     labels = [clip.is_keyword for clip in dataset.clips]
     curve, point = detection_curve(scores, labels), at_threshold(scores, labels, config.threshold)
-    bootstrap: dict[str, Any] = {"num_resamples": config.num_resamples, "confidence": config.confidence, "seed": config.seed}
+    bootstrap: dict[str, Any] = {
+        "num_resamples": config.num_resamples,
+        "confidence": config.confidence,
+        "seed": config.seed,
+    }
     interval = bootstrap_au_fa_fr(scores, labels, **bootstrap)
     metrics = {
         "au_fa_fr": curve.au_fa_fr,

@@ -34,7 +34,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-nu
 th, td { padding: 7px 12px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 tr:last-child > * { border-bottom: 0; } thead th { background: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; white-space: nowrap; } tbody th { font-weight: 500; }
-td.label { overflow-wrap: anywhere; min-width: 130px; } .baseline-row > * { background: var(--soft); }
+td.label { overflow-wrap: anywhere; min-width: 180px; } .baseline-row > * { background: var(--soft); }
 .numbers th:first-child, .numbers td { white-space: nowrap; }
 code { font: 13px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 p.quiet, ul { color: var(--quiet); font-size: 14px; } ul { padding-left: 20px; }
@@ -127,7 +127,9 @@ def _numbers(report: Report) -> list[str]:
     if len(report.rows) > 5:
         head = "".join(f"<th{_number(c.is_number)}>{_text(c.heading)}</th>" for c in shown)
         body = [
-            f"<tr{_row_class(row)}>" + "".join(f"<td{_number(c.is_number)}>{_text(c.cells[i]) or '–'}</td>" for c in shown) + "</tr>"
+            f"<tr{_row_class(row)}>"
+            + "".join(f"<td{_number(c.is_number)}>{_text(c.cells[i]) or '–'}</td>" for c in shown)
+            + "</tr>"
             for i, row in enumerate(report.rows)
         ]
     else:
@@ -156,7 +158,11 @@ def _paired(report: Report) -> list[str]:
 
 
 def _notes(report: Report) -> list[str]:
-    return ["<h2>Notes</h2>", "<ul>", *(f"<li>{_text(note)}</li>" for note in report.notes), "</ul>"] if report.notes else []
+    return (
+        ["<h2>Notes</h2>", "<ul>", *(f"<li>{_text(note)}</li>" for note in report.notes), "</ul>"]
+        if report.notes
+        else []
+    )
 
 
 def _row_class(row: Row) -> str:

@@ -40,14 +40,18 @@ def _suite(row: Row, report: Report) -> list[str]:
             lines.append(f"{case}><system-out>{_text(result.message)}</system-out></testcase>")
         else:
             element, kind = ELEMENTS[result.status]
-            inner = f"<{element} type={_quoted(kind)} message={_quoted(result.message)}>{_text(result.message)}</{element}>"
+            inner = (
+                f"<{element} type={_quoted(kind)} message={_quoted(result.message)}>{_text(result.message)}</{element}>"
+            )
             lines.append(f"{case}>{inner}</testcase>")
     return [*lines, " </testsuite>"]
 
 
 def _counts(results: list[Result] | tuple[Result, ...]) -> str:
     statuses = [result.status for result in results]
-    return f'tests="{len(statuses)}" failures="{statuses.count("failed")}" errors="{statuses.count("error")}" skipped="0"'
+    return (
+        f'tests="{len(statuses)}" failures="{statuses.count("failed")}" errors="{statuses.count("error")}" skipped="0"'
+    )
 
 
 def _quoted(text: object) -> str:

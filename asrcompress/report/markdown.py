@@ -15,7 +15,9 @@ def render(report: Report) -> str:
     verdict = {None: "", True: ": all gates passed", False: ": gates not passed"}[report.passed]
     lines = [f"## asrcompress report{verdict}", ""]
     shown = columns(report)
-    lines += _table([c.heading for c in shown], list(zip(*(c.cells for c in shown), strict=True)), [c.is_number for c in shown])
+    lines += _table(
+        [c.heading for c in shown], list(zip(*(c.cells for c in shown), strict=True)), [c.is_number for c in shown]
+    )
     if report.results:
         rows = [(STATUS[r.status], r.label, r.requirement, r.message) for r in report.results]
         lines += ["", *_table(["gate", "model", "requirement", "found"], rows, [False] * 4)]
@@ -32,4 +34,6 @@ def _table(headings: list[str], rows: Sequence[tuple[str, ...]], numbers: list[b
 def escape(text: str) -> str:
     """Text that markdown shows as it is: no table bars, markup, HTML or links in it."""
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\|`*_\[\]~#@!])", lambda match: f"&#{ord(match[1])};" if match[1] in "|@#" else "\\" + match[1], text)
+    return re.sub(
+        r"([\\|`*_\[\]~#@!])", lambda match: f"&#{ord(match[1])};" if match[1] in "|@#" else "\\" + match[1], text
+    )

@@ -63,7 +63,9 @@ class Report:
         return all(result.passed for result in self.results) if self.results else None
 
 
-def build_report(sidecars: Sequence[Sidecar], baseline: Sequence[Sidecar] = (), requirements: Sequence[Requirement] = ()) -> Report:
+def build_report(
+    sidecars: Sequence[Sidecar], baseline: Sequence[Sidecar] = (), requirements: Sequence[Requirement] = ()
+) -> Report:
     """Join the sidecars, compare every model with the baseline and hold it to the requirements.
 
     Raises:
@@ -78,7 +80,9 @@ def build_report(sidecars: Sequence[Sidecar], baseline: Sequence[Sidecar] = (), 
     baselines = [model for model in models if model.sha256 == baseline_sha256]
     candidates = [model for model in models if model.sha256 != baseline_sha256]
     if requirements and not candidates:
-        raise AsrCompressError(f"{sidecars[0].path}: describes the baseline itself; give the sidecars of the file to gate")
+        raise AsrCompressError(
+            f"{sidecars[0].path}: describes the baseline itself; give the sidecars of the file to gate"
+        )
     labels = _labels([*baselines, *candidates])
     rows = tuple(
         Row(label, is_baseline, model, _values(model, [] if is_baseline else baselines))
@@ -86,7 +90,10 @@ def build_report(sidecars: Sequence[Sidecar], baseline: Sequence[Sidecar] = (), 
         for is_baseline in [model.sha256 == baseline_sha256]
     )
     results = tuple(
-        evaluate(requirement, row.measured, baselines, row.label) for row in rows if not row.is_baseline for requirement in requirements
+        evaluate(requirement, row.measured, baselines, row.label)
+        for row in rows
+        if not row.is_baseline
+        for requirement in requirements
     )
     return Report(rows, results, tuple(_notes(rows, requirements, baselines)))
 
@@ -107,8 +114,13 @@ def _labels(models: Sequence[MeasuredModel]) -> list[str]:
     plain = [printable(model.file) for model in models]
     for suffix in (_data_name, lambda model: model.sha256[:8]):
         repeated = {label for label in plain if plain.count(label) > 1}
-        plain = [f"{label} ({suffix(model)})" if label in repeated else label for label, model in zip(plain, models, strict=True)]
-    return [f"{label} #{plain[:i].count(label) + 1}" if plain.count(label) > 1 else label for i, label in enumerate(plain)]
+        plain = [
+            f"{label} ({suffix(model)})" if label in repeated else label
+            for label, model in zip(plain, models, strict=True)
+        ]
+    return [
+        f"{label} #{plain[:i].count(label) + 1}" if plain.count(label) > 1 else label for i, label in enumerate(plain)
+    ]
 
 
 def _data_name(model: MeasuredModel) -> str:
@@ -174,7 +186,10 @@ def _interval_columns(name: str, rows: Sequence[Row]) -> list[Column]:
     intervals = [row.interval(name) for row in rows]
     confidences = sorted({interval["confidence"] for interval in intervals if interval})
     return [
-        Column(f"{name} {confidence:.3g} interval", tuple(_ends(i) if i and i["confidence"] == confidence else "" for i in intervals))
+        Column(
+            f"{name} {confidence:.3g} interval",
+            tuple(_ends(i) if i and i["confidence"] == confidence else "" for i in intervals),
+        )
         for confidence in confidences
     ]
 
@@ -203,4 +218,6 @@ def number_text(name: str, value: float) -> str:
 
 def printable(text: Any) -> str:
     """Text from a file, made fit for a terminal and XML: no control or unassigned character gets through."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cn", "Cs", "Co", "Zl", "Zp") else c for c in str(text))
+    return "".join(
+        "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cn", "Cs", "Co", "Zl", "Zp") else c for c in str(text)
+    )

@@ -139,7 +139,9 @@ def _grid(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str) -> list[str]:
     for tick in x_axis.ticks:
         x = x_axis.place(tick)
         parts.append(f'<path class="grid" d="M{x:.1f} {AREA.top}V{AREA.bottom}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{AREA.bottom + 18}" text-anchor="middle">{bytes_text(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{AREA.bottom + 18}" text-anchor="middle">{bytes_text(tick)}</text>'
+        )
     parts.append(f'<path class="frame" d="M{AREA.left} {AREA.top}V{AREA.bottom}H{AREA.right}"/>')
     middle_x, middle_y = (AREA.left + AREA.right) / 2, (AREA.top + AREA.bottom) / 2
     parts.append(f'<text class="title" x="{middle_x}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>')
@@ -157,7 +159,9 @@ def _baseline_band(points: Sequence[Point], y_axis: Axis) -> list[str]:
         if point.low is not None and point.high is not None:
             top, bottom = y_axis.place(point.high), y_axis.place(point.low)
             wide = AREA.right - AREA.left
-            parts.append(f'<rect class="band" x="{AREA.left}" y="{top:.1f}" width="{wide}" height="{bottom - top:.1f}"/>')
+            parts.append(
+                f'<rect class="band" x="{AREA.left}" y="{top:.1f}" width="{wide}" height="{bottom - top:.1f}"/>'
+            )
         parts.append(f'<path class="reference" d="M{AREA.left} {y_axis.place(point.y):.1f}H{AREA.right}"/>')
     return parts
 
@@ -246,7 +250,9 @@ def _leader_boxes(place: tuple[float, float], box: Box) -> list[Box]:
     length = math.hypot(end_x - x, end_y - y)
     if length <= 3 * RADIUS:
         return []
-    steps = [(x + (end_x - x) * k / length, y + (end_y - y) * k / length) for k in range(2 * RADIUS, int(length) - 3, 5)]
+    steps = [
+        (x + (end_x - x) * k / length, y + (end_y - y) * k / length) for k in range(2 * RADIUS, int(length) - 3, 5)
+    ]
     return [Box(step_x - 2, step_y - 2, step_x + 2, step_y + 2) for step_x, step_y in steps]
 
 

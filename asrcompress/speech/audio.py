@@ -119,7 +119,7 @@ def _require_audio(path: str | Path, content: bytes) -> None:
         position += 8
         if name == b"data":
             missing = size - (len(content) - position)
-            if 0 < missing and size < _UNKNOWN_WAV_BYTES:
+            if missing > 0 and size < _UNKNOWN_WAV_BYTES:
                 raise _torn(path, f"{missing} bytes of samples are missing at the end")
             return
         position += size + size % 2

@@ -68,7 +68,9 @@ def coloured_noise(rng: np.random.Generator, num_samples: int) -> np.ndarray:
     return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
 
 
-def mix(rng: np.random.Generator, speech: np.ndarray, *, lead_s: float, tail_s: float, snr_db: float, rms: float) -> np.ndarray:
+def mix(
+    rng: np.random.Generator, speech: np.ndarray, *, lead_s: float, tail_s: float, snr_db: float, rms: float
+) -> np.ndarray:
     """Put silence around `speech`, add coloured noise at `snr_db` and scale the speech to `rms`; int16 (samples,)."""
     silences = [np.zeros(int(seconds * SAMPLE_RATE_HZ), np.float32) for seconds in (lead_s, tail_s)]
     samples = np.concatenate([silences[0], speech, silences[1]])

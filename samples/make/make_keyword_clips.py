@@ -19,7 +19,9 @@ import soundfile
 from espeak import SAMPLE_RATE_HZ, draw_voice, mix, speak
 
 KEYWORD = "computer"
-SIMILAR = "commuter compute computing consumer container compiler composer commander tutor scooter recruiter pewter".split()
+SIMILAR = (
+    "commuter compute computing consumer container compiler composer commander tutor scooter recruiter pewter".split()
+)
 SIMILAR_HELD_OUT = "polluter disputer compressor conductor confuse router".split()
 OTHER = (
     "hello weather kitchen bedroom garden light heater radio music timer alarm open close turn volume seven eleven "
@@ -70,7 +72,9 @@ def main() -> None:
                 writer.writerow([path, word, split])
     words = draw_words(rng, "train", NUM_TRAIN)
     clips = np.stack([clip(rng, word, "train") for word in words])
-    np.savez(options.work / "data" / "keyword_train.npz", clips=clips, is_keyword=np.array([w == KEYWORD for w in words]))
+    np.savez(
+        options.work / "data" / "keyword_train.npz", clips=clips, is_keyword=np.array([w == KEYWORD for w in words])
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Reads WORK/data/text.txt; writes spm_unigram.{model,vocab,txt} and config.yaml i
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 from pathlib import Path
 
@@ -43,12 +44,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     options = parser.parse_args()
     data, asr = options.work / "data", options.work / "asr"
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        input=str(data / "text.txt"), model_prefix=str(data / "spm_unigram"), vocab_size=options.size,
+        # an iterator and a writer, not paths: the model file records the paths it is given
+        sentence_iterator=iter((data / "text.txt").read_text().splitlines()), model_writer=model, vocab_size=options.size,
         model_type="unigram", character_coverage=1.0, unk_id=3, bos_id=0, pad_id=1, eos_id=2, minloglevel=2,
     )  # fmt: skip
-    pieces = [line.split("\t")[0] for line in (data / "spm_unigram.vocab").read_text().splitlines()]
-    (data / "spm_unigram.txt").write_text("".join(f"{piece} 1\n" for piece in pieces[4:]))
+    (data / "spm_unigram.model").write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = [(processor.id_to_piece(index), processor.get_score(index)) for index in range(len(processor))]
+    (data / "spm_unigram.vocab").write_text("".join(f"{piece}\t{score:g}\n" for piece, score in pieces))
+    (data / "spm_unigram.txt").write_text("".join(f"{piece} 1\n" for piece, _ in pieces[4:]))
     (data / "config.yaml").write_text(CONFIG)
     for name in ("spm_unigram.model", "spm_unigram.vocab", "spm_unigram.txt", "config.yaml"):
         shutil.copyfile(data / name, asr / name)

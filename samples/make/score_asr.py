@@ -44,7 +44,9 @@ def main() -> None:
 
     from fairseq.checkpoint_utils import load_model_ensemble_and_task
 
-    models, _, task = load_model_ensemble_and_task([str(options.folder / options.checkpoint)], arg_overrides={"data": str(options.folder)})
+    models, _, task = load_model_ensemble_and_task(
+        [str(options.folder / options.checkpoint)], arg_overrides={"data": str(options.folder)}
+    )
     model = models[0].eval()
     generator = task.build_generator([model], argparse.Namespace(beam=options.beam, max_len_a=0, max_len_b=60))
     with open(options.folder / f"{options.split}.tsv", newline="") as file:

@@ -86,7 +86,9 @@ def main() -> None:
             total += float(loss.detach()) * len(batch)
         if epoch % 10 == 0 or epoch == options.epochs:
             areas = {split: evaluate(model, options.work / "kws", split) for split in ("dev", "test")}
-            print(f"epoch {epoch}: loss {total / len(clips):.4f}, AU FA-FR dev {areas['dev']:.3e}, test {areas['test']:.3e}")
+            print(
+                f"epoch {epoch}: loss {total / len(clips):.4f}, AU FA-FR dev {areas['dev']:.3e}, test {areas['test']:.3e}"
+            )
     torch.save(model.state_dict(), options.work / "kws" / f"crnn_{KEYWORD}.pt")
 
 

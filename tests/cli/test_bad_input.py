@@ -30,7 +30,11 @@ class Unknown:
 
 def check(run: Run, path: Path, *words: str) -> None:
     before = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    for arguments in (["quantize", path, "-o", "out.safetensors"], ["analyze", path], ["eval", path, "--data", "x.tsv"]):
+    for arguments in (
+        ["quantize", path, "-o", "out.safetensors"],
+        ["analyze", path],
+        ["eval", path, "--data", "x.tsv"],
+    ):
         result = run(*arguments)
         assert result.returncode == 2, result.stderr
         assert result.stdout == ""
@@ -129,5 +133,7 @@ def test_a_recipe_with_an_unknown_key(run: Run, tiny_kws: Path, tmp_path: Path) 
 def test_output_is_not_replaced_without_force(run: Run, tiny_kws: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.safetensors").write_text("mine")
     result = run("quantize", tiny_kws, "-o", tmp_path / "mine.safetensors")
-    assert result.returncode == 2 and "--force" in result.stderr and (tmp_path / "mine.safetensors").read_text() == "mine"
+    assert (
+        result.returncode == 2 and "--force" in result.stderr and (tmp_path / "mine.safetensors").read_text() == "mine"
+    )
     assert run("quantize", tiny_kws, "-o", tmp_path / "mine.safetensors", "--force").returncode == 0

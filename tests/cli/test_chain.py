@@ -21,7 +21,11 @@ ASRCOMPRESS = f"{sys.executable} -m asrcompress"
 
 def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script], cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        ["bash", "-o", "pipefail", "-c", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -46,12 +50,17 @@ def test_the_chain_and_its_gates(tiny_s2t: Path, tiny_speech: Path, tmp_path: Pa
     assert unmeasured.returncode == 2 and "au_fa_fr" in unmeasured.stderr
 
 
-def test_every_real_sidecar_fits_the_schema(run: Run, tiny_s2t: Path, tiny_kws: Path, tiny_speech: Path, tmp_path: Path) -> None:
+def test_every_real_sidecar_fits_the_schema(
+    run: Run, tiny_s2t: Path, tiny_kws: Path, tiny_speech: Path, tmp_path: Path
+) -> None:
     schema = json.loads((ROOT / "docs" / "sidecar.schema.json").read_text())
     validator = jsonschema.Draft202012Validator(schema)
     clips = "".join(f"{tiny_speech.parent / f'{number}.flac'}\t{word}\n" for number, word in enumerate("ababa"))
     (tmp_path / "clips.tsv").write_text("path\tword\n" + clips)
-    for model, data in ((tiny_s2t, [tiny_speech, "--beam", 1, "--max-len-b", 5]), (tiny_kws, [tmp_path / "clips.tsv", "--keyword", "a"])):
+    for model, data in (
+        (tiny_s2t, [tiny_speech, "--beam", 1, "--max-len-b", 5]),
+        (tiny_kws, [tmp_path / "clips.tsv", "--keyword", "a"]),
+    ):
         output = tmp_path / f"{model.stem}.safetensors"
         for arguments in (
             ["quantize", model, "-o", output, "--activations", "int8"],
@@ -81,7 +90,9 @@ def test_dry_run_writes_nothing(run: Run, tiny_kws: Path, tmp_path: Path) -> Non
 
 def test_a_recipe_and_the_command_line(run: Run, tiny_kws: Path, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text('bits = 4\nactivations = "int8"\nexclude = ["conv*"]\n')
-    result = run("quantize", tiny_kws, "-o", tmp_path / "k.safetensors", "--config", tmp_path / "r.toml", "--bits", "3", "--json")
+    result = run(
+        "quantize", tiny_kws, "-o", tmp_path / "k.safetensors", "--config", tmp_path / "r.toml", "--bits", "3", "--json"
+    )
     recipe = json.loads(result.stdout)["recipe"]
     assert (recipe["num_bits"], recipe["activations"], recipe["exclude"]) == (3, "int8", ["conv*"])
 
@@ -101,8 +112,20 @@ def test_a_reader_that_leaves_is_a_broken_pipe(tiny_kws: Path, tmp_path: Path) -
 def test_an_interrupt_leaves_nothing(tiny_s2t: Path, tmp_path: Path, tiny_speech: Path, number: int, code: int) -> None:
     rows = "".join(f"{tiny_speech.parent / '4.flac'}\tgo\n" for _ in range(1))
     (tmp_path / "list.txt").write_text(rows)
-    command = [sys.executable, "-m", "asrcompress", "eval", str(tiny_s2t), "--data", str(tiny_speech), "--resamples", "50000000"]
-    process = subprocess.Popen([*command, "-o", str(tmp_path / "e.json")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "asrcompress",
+        "eval",
+        str(tiny_s2t),
+        "--data",
+        str(tiny_speech),
+        "--resamples",
+        "50000000",
+    ]
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "e.json")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
+    )
     time.sleep(8)
     assert process.poll() is None, "too fast to be interrupted"
     process.send_signal(number)
@@ -112,7 +135,9 @@ def test_an_interrupt_leaves_nothing(tiny_s2t: Path, tmp_path: Path, tiny_speech
 
 
 def test_a_bug_is_exit_code_3(run: Run, tiny_kws: Path) -> None:
-    script = "import asrcompress.ops.quantize as q, asrcompress.cli.main as m, sys\nq.quantize = lambda *a, **k: 1 / 0\n"
+    script = (
+        "import asrcompress.ops.quantize as q, asrcompress.cli.main as m, sys\nq.quantize = lambda *a, **k: 1 / 0\n"
+    )
     script += f"sys.argv = ['asrcompress', 'quantize', {str(tiny_kws)!r}, '-o', 'x.safetensors']\nm.main()"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 3 and "bug: ZeroDivisionError" in result.stderr

@@ -80,7 +80,9 @@ def test_a_failed_gate_exits_1_says_so_on_stderr_and_leaves_the_report(report, f
 
 
 def test_not_measured_exits_2_also_beside_failed_gates_and_leaves_the_report(report, folder):
-    done = report(INT4, "--baseline", FLOAT, "--require", "delta.wer<=0.005", "--require", "ratio.macs<=1", "--junit", "r.xml")
+    done = report(
+        INT4, "--baseline", FLOAT, "--require", "delta.wer<=0.005", "--require", "ratio.macs<=1", "--junit", "r.xml"
+    )
     assert done.returncode == 2
     assert "ratio.macs<=1" in done.stderr.splitlines()[-1]
     assert "not measured" in done.stderr
@@ -116,12 +118,20 @@ def test_paths_come_through_a_pipe(report, arguments):
 @pytest.mark.parametrize("text_format", ["table", "markdown", "json", "csv"])
 def test_a_pipe_is_neither_wrapped_nor_coloured_nor_markup(report, folder, text_format):
     record = json.loads((folder / INT8).read_text())
-    record["model"]["file"] = "a-very-long-name-that-no-terminal-of-eighty-columns-could-show-in-one-line.[int8].safetensors"
+    record["model"]["file"] = (
+        "a-very-long-name-that-no-terminal-of-eighty-columns-could-show-in-one-line.[int8].safetensors"
+    )
     (folder / INT8).write_text(json.dumps(record))
-    done = report(INT8, "--baseline", FLOAT, "--format", text_format, FORCE_COLOR="1", COLUMNS="40", TERM="xterm-256color")
+    done = report(
+        INT8, "--baseline", FLOAT, "--format", text_format, FORCE_COLOR="1", COLUMNS="40", TERM="xterm-256color"
+    )
     assert done.returncode == 0
     assert "\x1b" not in done.stdout + done.stderr
-    name = record["model"]["file"].replace("[", "\\[").replace("]", "\\]") if text_format == "markdown" else record["model"]["file"]
+    name = (
+        record["model"]["file"].replace("[", "\\[").replace("]", "\\]")
+        if text_format == "markdown"
+        else record["model"]["file"]
+    )
     assert name in done.stdout
 
 

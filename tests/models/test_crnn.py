@@ -17,7 +17,9 @@ def crnn_by_hand(tensors: dict[str, torch.Tensor], log_mel: torch.Tensor) -> tor
     frames = F.conv2d(log_mel[:, None], tensors["conv.0.weight"], tensors["conv.0.bias"], stride=(2, 8))
     sequence = frames.reshape(frames.shape[0], -1, frames.shape[3]).permute(2, 0, 1)  # (time, batch, channel x band)
     for layer in range(2):
-        w_ih, w_hh, b_ih, b_hh = (tensors[f"gru.{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        w_ih, w_hh, b_ih, b_hh = (
+            tensors[f"gru.{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
         hidden = torch.zeros(sequence.shape[1], w_hh.shape[1])
         outputs = []
         for frame in sequence:

@@ -116,9 +116,22 @@ def test_greedy_decoding_follows_the_argmax(tiny: LoadedModel) -> None:
         (lambda folder: (folder / "dict.txt").write_text("no count\n"), "is not a `symbol count` line"),
         (lambda folder: (folder / "config.yaml").write_text("- just\n- a list\n"), "holds no mapping"),
         (lambda folder: (folder / "config.yaml").write_text("a: [\n"), "cannot be read as YAML"),
-        (lambda folder: (folder / "config.yaml").write_text("vocab_filename: dict.txt\ntransforms: {'*': [delta]}\n"), "'delta'"),
-        (lambda folder: (folder / "config.yaml").write_text("vocab_filename: dict.txt\nuse_audio_input: true\n"), "raw audio"),
-        (lambda folder: (folder / "config.yaml").write_text("vocab_filename: dict.txt\nbpe_tokenizer: {bpe: gpt2}\n"), "gpt2"),
+        (
+            lambda folder: (folder / "config.yaml").write_text(
+                "vocab_filename: dict.txt\ntransforms: {'*': [delta]}\n"
+            ),
+            "'delta'",
+        ),
+        (
+            lambda folder: (folder / "config.yaml").write_text("vocab_filename: dict.txt\nuse_audio_input: true\n"),
+            "raw audio",
+        ),
+        (
+            lambda folder: (folder / "config.yaml").write_text(
+                "vocab_filename: dict.txt\nbpe_tokenizer: {bpe: gpt2}\n"
+            ),
+            "gpt2",
+        ),
     ],
 )
 def test_what_is_missing_or_unsupported_is_named(tiny_s2t: Path, tmp_path: Path, change, message: str) -> None:

@@ -23,7 +23,10 @@ def test_a_checkpoints_bytes_and_parameters_sum_up(tiny_s2t: Path, tmp_path: Pat
     assert record["metrics"]["optimizer_size_bytes"] >= 2 * 4 * record["metrics"]["num_params"]
     rows = {row["name"]: row for row in record["layers"]}
     assert rows["decoder.output_projection"]["tied_to"] == "decoder.embed_tokens.weight"
-    assert rows["decoder.output_projection"]["num_params"] == 0 and rows["decoder.output_projection"]["macs"] == 5 * 32 * 10
+    assert (
+        rows["decoder.output_projection"]["num_params"] == 0
+        and rows["decoder.output_projection"]["macs"] == 5 * 32 * 10
+    )
     assert record["input"] == {"duration_s": 1.0, "num_frames": 98, "num_tokens": 5, "batch_size": 1}
 
 
@@ -34,14 +37,20 @@ def test_an_artifact_costs_the_same_macs_all_on_integers(tiny_s2t: Path, tmp_pat
     _, after = analyze(tmp_path / "q.safetensors", config, output=tmp_path / "b.json")
     assert after["metrics"]["macs"] == before["metrics"]["macs"]
     assert after["level"]["integer_macs_share"] == 1.0 and after["level"]["float_modules"] == []
-    assert sum(entry["size_bytes"] for entry in after["ledger"]["entries"]) == (tmp_path / "q.safetensors").stat().st_size
+    assert (
+        sum(entry["size_bytes"] for entry in after["ledger"]["entries"]) == (tmp_path / "q.safetensors").stat().st_size
+    )
     quantize(tiny_s2t, tmp_path / "w.safetensors", QuantizeConfig(num_bits=4))
     _, weights_only = analyze(tmp_path / "w.safetensors", config, output=tmp_path / "c.json")
     assert weights_only["level"]["claimed"] == "stored" and weights_only["level"]["integer_macs_share"] == 0.0
 
 
 def test_an_excluded_module_is_named_as_float(tiny_s2t: Path, tmp_path: Path) -> None:
-    quantize(tiny_s2t, tmp_path / "q.safetensors", QuantizeConfig(activations="int8", exclude=("encoder.transformer_layers.0.fc1.weight",)))
+    quantize(
+        tiny_s2t,
+        tmp_path / "q.safetensors",
+        QuantizeConfig(activations="int8", exclude=("encoder.transformer_layers.0.fc1.weight",)),
+    )
     _, record = analyze(tmp_path / "q.safetensors", AnalyzeConfig(duration_s=1.0), output=tmp_path / "a.json")
     assert record["level"]["float_modules"] == ["encoder.transformer_layers.0.fc1"]
     assert 0 < record["level"]["integer_macs_share"] < 1

@@ -51,12 +51,16 @@ def test_the_same_file_gives_the_same_record(artifact: Path, tiny_speech: Path, 
     for name in ("a", "b"):
         _, record = evaluate(artifact, config(tiny_speech), output=tmp_path / f"{name}.json")
         record["metrics"].pop("real_time_factor")
-        records.append({key: record[key] for key in ("model", "metrics", "intervals", "data", "decoding", "normalizer")})
+        records.append(
+            {key: record[key] for key in ("model", "metrics", "intervals", "data", "decoding", "normalizer")}
+        )
     assert records[0] == records[1]
     assert utterances(tmp_path / "a.json") == utterances(tmp_path / "b.json")
 
 
-def test_result_does_not_depend_on_what_lies_beside_the_artifact(artifact: Path, tiny_speech: Path, tmp_path: Path) -> None:
+def test_result_does_not_depend_on_what_lies_beside_the_artifact(
+    artifact: Path, tiny_speech: Path, tmp_path: Path
+) -> None:
     """The file alone: no config.yaml, dictionary or checkpoint is near."""
     (tmp_path / "far").mkdir()
     shutil.copy(artifact, tmp_path / "far" / "m.safetensors")
@@ -84,7 +88,9 @@ def test_unreadable_audio_is_counted_before_anything_runs(artifact: Path, tmp_pa
     assert not (tmp_path / "e.json").exists()
 
 
-def test_a_paired_interval_holds_the_difference(tiny_s2t: Path, artifact: Path, tiny_speech: Path, tmp_path: Path) -> None:
+def test_a_paired_interval_holds_the_difference(
+    tiny_s2t: Path, artifact: Path, tiny_speech: Path, tmp_path: Path
+) -> None:
     _, before = evaluate(tiny_s2t, config(tiny_speech), output=tmp_path / "float.json")
     _, after = evaluate(artifact, config(tiny_speech, baseline=tmp_path / "float.json"), output=tmp_path / "int.json")
     paired = after["paired"]
@@ -93,17 +99,28 @@ def test_a_paired_interval_holds_the_difference(tiny_s2t: Path, artifact: Path, 
     assert paired["low"] <= paired["delta"] <= paired["high"]
 
 
-@pytest.mark.parametrize(("options", "word"), [({"limit": 3}, "test set"), ({"beam": 1}, "decoding"), ({"normalizer": "none"}, "normaliser")])
-def test_a_baseline_measured_otherwise_is_refused(artifact: Path, tiny_speech: Path, tmp_path: Path, options: dict, word: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "word"), [({"limit": 3}, "test set"), ({"beam": 1}, "decoding"), ({"normalizer": "none"}, "normaliser")]
+)
+def test_a_baseline_measured_otherwise_is_refused(
+    artifact: Path, tiny_speech: Path, tmp_path: Path, options: dict, word: str
+) -> None:
     evaluate(artifact, config(tiny_speech), output=tmp_path / "float.json")
     with pytest.raises(AsrCompressError, match=f"another {word}"):
-        evaluate(artifact, config(tiny_speech, baseline=tmp_path / "float.json", **options), output=tmp_path / "int.json")
+        evaluate(
+            artifact, config(tiny_speech, baseline=tmp_path / "float.json", **options), output=tmp_path / "int.json"
+        )
 
 
 def test_keywords(tiny_kws: Path, tiny_speech: Path, tmp_path: Path) -> None:
-    rows = "".join(f"{tiny_speech.parent / f'{number}.flac'}\t{word}\n" for number, word in enumerate(["go", "no", "go", "stop", "no"]))
+    rows = "".join(
+        f"{tiny_speech.parent / f'{number}.flac'}\t{word}\n"
+        for number, word in enumerate(["go", "no", "go", "stop", "no"])
+    )
     (tmp_path / "clips.tsv").write_text("path\tword\n" + rows)
-    output, record = evaluate(tiny_kws, config(tmp_path / "clips.tsv", keyword="go", threshold=0.0), output=tmp_path / "e.json")
+    output, record = evaluate(
+        tiny_kws, config(tmp_path / "clips.tsv", keyword="go", threshold=0.0), output=tmp_path / "e.json"
+    )
     assert record["metrics"]["num_positives"] == 2 and record["metrics"]["num_scored"] == 5
     assert record["metrics"]["false_accepts"] == 3 and record["metrics"]["false_rejects"] == 0  # threshold 0 takes all
     assert 0 <= record["metrics"]["au_fa_fr"] <= 1
@@ -120,7 +137,9 @@ def test_an_existing_result_is_kept(artifact: Path, tiny_speech: Path, tmp_path:
 def test_librispeech_tree_is_read_whole(digits_dir: Path, librispeech_dir: Path, tmp_path: Path) -> None:
     """The digits model understands none of it, but every utterance of the folder is counted."""
     _, record = evaluate(
-        digits_dir / "checkpoint_best.pt", config(librispeech_dir / "test-other", limit=4, beam=1), output=tmp_path / "e.json"
+        digits_dir / "checkpoint_best.pt",
+        config(librispeech_dir / "test-other", limit=4, beam=1),
+        output=tmp_path / "e.json",
     )
     assert record["metrics"]["num_scored"] == 4 and record["metrics"]["num_reference_words"] > 4
 
@@ -130,7 +149,9 @@ def test_int8_digits_on_a_part_of_the_set(digits_dir: Path, tmp_path: Path) -> N
     quantize(digits_dir / "checkpoint_best.pt", tmp_path / "q.safetensors", QuantizeConfig(activations="int8"))
     errors = []
     for path in (digits_dir / "checkpoint_best.pt", tmp_path / "q.safetensors"):
-        _, record = evaluate(path, EvalConfig(data=digits_dir / "test.tsv", limit=40, beam=1), output=tmp_path / f"{path.name}.eval.json")
+        _, record = evaluate(
+            path, EvalConfig(data=digits_dir / "test.tsv", limit=40, beam=1), output=tmp_path / f"{path.name}.eval.json"
+        )
         metrics = record["metrics"]
         errors.append(metrics["substitutions"] + metrics["insertions"] + metrics["deletions"])
         assert metrics["wer"] < 0.10

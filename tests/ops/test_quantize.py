@@ -21,7 +21,9 @@ from asrcompress.ops.quantize import QuantizeConfig, plan, quantize
 
 @pytest.mark.parametrize("num_bits", [8, 4, 3, 2])
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor", "per_group:4"])
-def test_every_stored_weight_is_within_half_a_step(tiny_s2t: Path, tmp_path: Path, num_bits: int, granularity: str) -> None:
+def test_every_stored_weight_is_within_half_a_step(
+    tiny_s2t: Path, tmp_path: Path, num_bits: int, granularity: str
+) -> None:
     output = tmp_path / "q.safetensors"
     quantize(tiny_s2t, output, QuantizeConfig(num_bits=num_bits, granularity=granularity))
     originals = open_source(tiny_s2t).tensors
@@ -57,14 +59,32 @@ def test_no_float_copy_and_no_tied_copy_is_stored(tiny_s2t: Path, tmp_path: Path
 
 def test_bytes_are_the_same_in_another_process(tiny_s2t: Path, tmp_path: Path) -> None:
     quantize(tiny_s2t, tmp_path / "a.safetensors", QuantizeConfig(num_bits=4, activations="int8"))
-    command = [sys.executable, "-m", "asrcompress", "quantize", str(tiny_s2t), "--bits", "4", "--activations", "int8", "-o"]
-    subprocess.run([*command, str(tmp_path / "b.safetensors")], check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    command = [
+        sys.executable,
+        "-m",
+        "asrcompress",
+        "quantize",
+        str(tiny_s2t),
+        "--bits",
+        "4",
+        "--activations",
+        "int8",
+        "-o",
+    ]
+    subprocess.run(
+        [*command, str(tmp_path / "b.safetensors")],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+    )
     assert sha256_file(tmp_path / "a.safetensors") == sha256_file(tmp_path / "b.safetensors")
 
 
 def test_include_and_exclude(tiny_s2t: Path) -> None:
     packed, kept = plan(tiny_s2t, QuantizeConfig(include=("encoder.*",), exclude=("*.fc1.weight", "*subsample*")))
-    assert packed and all(name.startswith("encoder.") and "fc1" not in name and "subsample" not in name for name in packed)
+    assert packed and all(
+        name.startswith("encoder.") and "fc1" not in name and "subsample" not in name for name in packed
+    )
     assert "encoder.transformer_layers.0.fc1.weight" in kept and "decoder.embed_tokens.weight" in kept
 
 
@@ -117,7 +137,10 @@ def test_keyword_model_runs_from_the_file(tiny_kws: Path, tmp_path: Path) -> Non
     quantize(tiny_kws, tmp_path / "k.safetensors", QuantizeConfig(num_bits=8))
     clips = torch.randn(3, 40, 101, generator=torch.Generator().manual_seed(0)) * 3 - 5
     with torch.no_grad():
-        float_logits, packed_logits = load_model(tiny_kws).module(clips), load_model(tmp_path / "k.safetensors").module(clips)
+        float_logits, packed_logits = (
+            load_model(tiny_kws).module(clips),
+            load_model(tmp_path / "k.safetensors").module(clips),
+        )
     assert (float_logits - packed_logits).abs().max() < 0.05
 
 

@@ -27,7 +27,7 @@ def family_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def checkpoint(family_name: str, request: pytest.FixtureRequest) -> Path:
-    assert family_name in TINY, f"tests/models/test_contract.py: name a tiny checkpoint for {family_name} in TINY"
+    assert family_name in TINY, f"tests/models/test_family_contract.py: name a tiny checkpoint for {family_name} in TINY"
     return request.getfixturevalue(TINY[family_name])
 
 
@@ -44,7 +44,9 @@ def answer(loaded, seconds: float = 1.0) -> list:
     return family.scores(loaded.module, batch)
 
 
-def test_it_recognises_its_own_checkpoint_and_no_other(family_name: str, checkpoint: Path, request: pytest.FixtureRequest) -> None:
+def test_it_recognises_its_own_checkpoint_and_no_other(
+    family_name: str, checkpoint: Path, request: pytest.FixtureRequest
+) -> None:
     family = get_family(family_name)
     assert set(NAMES[family.TASK]) <= set(vars(family))
     assert open_source(checkpoint).spec.family == family_name
@@ -57,7 +59,9 @@ def test_the_spec_survives_json_and_builds_a_fresh_model_in_eval_mode(family_nam
     spec = ModelSpec(**json.loads(json.dumps(asdict(source.spec), allow_nan=False)))
     first, second = source.family.build(spec), source.family.build(spec)
     assert not first.training
-    assert set(first.state_dict()) - set(source.tensors) <= {name for name in first.state_dict() if source.family.is_computed(name)}
+    assert set(first.state_dict()) - set(source.tensors) <= {
+        name for name in first.state_dict() if source.family.is_computed(name)
+    }
     pointers = {parameter.data_ptr() for parameter in first.parameters()}
     assert not pointers & {parameter.data_ptr() for parameter in second.parameters()}
 

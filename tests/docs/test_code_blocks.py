@@ -1,0 +1,138 @@
+"""The Python in docs/ runs, prints what it says, and reads artifacts as asrcompress does."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asrcompress.artifact import ArtifactContent, load_artifact, save_artifact
+from asrcompress.grids import Granularity
+from asrcompress.models import FAMILIES
+from asrcompress.ops.quantize import QuantizeConfig, quantize
+from asrcompress.packing import pack
+from asrcompress.quantizers import QUANTIZERS, rtn
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def blocks(page: str, marker: str = "") -> list[str]:
+    """The Python blocks of a page; with a marker, those right behind `<!-- test: marker -->`."""
+    before = rf"<!-- test: {marker} -->\n" if marker else ""
+    return re.findall(rf"{before}```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run_without_asrcompress(code: str, folder: Path) -> None:
+    """Run code in a process where asrcompress, torch and safetensors cannot be imported."""
+    blocked = "import sys\nfor name in ('asrcompress', 'torch', 'safetensors'): sys.modules[name] = None\n"
+    result = subprocess.run([sys.executable, "-c", blocked + code], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("num_bits", [4, 8, 3, 2])
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor", "per_group:4"])
+def test_the_reader_of_the_format_page_gives_the_same_bits(
+    tiny_kws: Path, tmp_path: Path, num_bits: int, granularity: str
+) -> None:
+    (reader,) = blocks("artifact-format.md", "reader")
+    path = tmp_path / "q.safetensors"
+    quantize(tiny_kws, path, QuantizeConfig(num_bits=num_bits, granularity=granularity))
+    names = ["gru.weight_ih_l0", "conv.0.weight", "classifier.weight"]
+    save = f"\nfor name in {names}:\n    np.save(name, read_weight('q.safetensors', name))\n"
+    run_without_asrcompress(reader + save, tmp_path)
+    content = load_artifact(path)
+    for name in names:
+        found, expected = np.load(tmp_path / f"{name}.npy"), content.quantized[name].dequantize().numpy()
+        assert found.dtype == expected.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_reader_takes_float32_scales(tmp_path: Path) -> None:
+    """Scales below float16's normal numbers are stored as float32."""
+    weight = rtn.quantize(
+        torch.randn(3, 5, generator=torch.Generator().manual_seed(0)) * 1e-7,
+        num_bits=3,
+        granularity=Granularity("per_channel"),
+    )
+    assert weight.scale.dtype == torch.float32
+    save_artifact(tmp_path / "q.safetensors", ArtifactContent("kws_crnn", {}, None, {}, {}, {"w": weight}, {}))
+    (reader,) = blocks("artifact-format.md", "reader")
+    run_without_asrcompress(reader + "\nnp.save('w', read_weight('q.safetensors', 'w'))\n", tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "w.npy"), weight.dequantize().numpy())
+
+
+def test_the_reader_is_about_twenty_lines() -> None:
+    (reader,) = blocks("artifact-format.md", "reader")
+    assert len([line for line in reader.splitlines() if line.strip()]) <= 25
+
+
+def test_the_packed_bytes_of_the_format_page() -> None:
+    rows = re.findall(
+        r"^\| (\d) \| ([-\d, ]+) \| `([0-9a-f ]+)` \|$",
+        (DOCS / "artifact-format.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert [row[0] for row in rows] == ["4", "3", "2"]
+    for num_bits, codes, expected in rows:
+        packed = pack(torch.tensor([int(code) for code in codes.split(",")], dtype=torch.int8), int(num_bits))
+        assert bytes(packed.numpy()).hex(" ") == expected
+
+
+def test_the_format_page_names_every_key_of_the_json(tiny_kws: Path, tmp_path: Path) -> None:
+    quantize(tiny_kws, tmp_path / "q.safetensors", QuantizeConfig())
+    data = (tmp_path / "q.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    assert (8 + length) % 8 == 0
+    header = json.loads(data[8 : 8 + length])
+    assert header["__metadata__"] == {"format": "asrcompress.v1"}
+    begin, end = header["asrcompress.json"]["data_offsets"]
+    record = json.loads(data[8 + length + begin : 8 + length + end])
+    section = (
+        (DOCS / "artifact-format.md").read_text(encoding="utf-8").split("## `asrcompress.json`")[1].split("\n## ")[0]
+    )
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(record)
+
+
+def test_the_python_page_runs_and_prints_what_it_says(samples_dir: Path, tmp_path: Path) -> None:
+    if not (samples_dir / "asr" / "checkpoint_best.pt").is_file():
+        pytest.skip("samples/asr/checkpoint_best.pt is absent")
+    code = "\n".join(blocks("python.md"))
+    (tmp_path / "samples").symlink_to(samples_dir)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    expected = re.findall(r"^\s*print\(.*\)  # (.*)$", code, re.MULTILINE)
+    assert len(expected) == len(re.findall(r"^\s*print\(", code, re.MULTILINE)) >= 8
+    assert result.stdout.splitlines() == expected
+
+
+def test_the_extension_pages_show_the_code_as_it_is() -> None:
+    (shown,) = blocks("adding-a-quantizer.md", "rtn")
+    assert shown == inspect.getsource(rtn.quantize)
+    quantizers, families = (
+        (DOCS / "adding-a-quantizer.md").read_text(encoding="utf-8"),
+        (DOCS / "adding-a-model.md").read_text(encoding="utf-8"),
+    )
+    for name, module in QUANTIZERS.items():
+        assert f'"{name}": "{module}"' in quantizers
+    for name, module in FAMILIES.items():
+        assert f'"{name}": "{module}"' in families
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", (DOCS / page).read_text(encoding="utf-8")):
+        assert (DOCS / target).exists(), f"{page}: {target}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert all(f"({path.name})" in index for path in DOCS.glob("*.md") if path.name != "index.md")
