@@ -98,6 +98,9 @@ def _usage_or_bug(error: Exception) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         say(f"asrcompress: {' '.join(error.format_message().split())}; see --help")
         return EXIT_USER
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("asrcompress"):
+        say(f"asrcompress: {error.name} is not installed here, and only report works without it; see docs/install.md")
+        return EXIT_USER
     import traceback
 
     traceback.print_exception(error)
