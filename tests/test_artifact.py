@@ -54,7 +54,14 @@ def make_content() -> ArtifactContent:
     config = {"arguments": {"b": 1, "a": None, "ratio": 0.1}, "names": ["z", "a"]}
     recipe = {"num_bits": 8, "exclude": []}
     return ArtifactContent(
-        "kws_crnn", config, ["▁on", "größe", "a"], recipe, {"sha256": "0" * 64}, quantized, floats, {"out.weight": "embed.weight"}
+        "kws_crnn",
+        config,
+        ["▁on", "größe", "a"],
+        recipe,
+        {"sha256": "0" * 64},
+        quantized,
+        floats,
+        {"out.weight": "embed.weight"},
     )
 
 
@@ -90,7 +97,8 @@ def test_saving_what_was_loaded_gives_the_same_bytes(artifact, tmp_path):
 def test_the_order_of_names_does_not_matter(artifact, tmp_path):
     content = make_content()
     backwards = {
-        field: dict(reversed(getattr(content, field).items())) for field in ("config", "recipe", "quantized", "floats", "tied")
+        field: dict(reversed(getattr(content, field).items()))
+        for field in ("config", "recipe", "quantized", "floats", "tied")
     }
     save_artifact(tmp_path / "backwards", dataclasses.replace(content, **backwards))
     assert (tmp_path / "backwards").read_bytes() == artifact.read_bytes()
@@ -118,6 +126,7 @@ def test_the_ledger_sums_to_the_file(artifact):
     assert kinds["fc.bias"] == kinds["steps"] == "float"
     assert kinds["asrcompress.json"] == "json"
     assert "gap" not in kinds
+    assert (sizes["fc.bias"], sizes["wide"]) == (5 * 2, 2 * 4)  # half where it costs nothing, and only there
 
 
 def test_a_packed_weight_takes_its_bits_and_no_more(artifact):
@@ -147,8 +156,17 @@ def test_small_floats_are_narrowed_where_that_costs_nothing():
     values = torch.tensor([1.0, -3.14159, 1e-3, 6e-5, 1e-7, 0.0])
     narrow = narrow_float(values)
     assert narrow.dtype == torch.float16
-    assert ((narrow.double() - values.double()).abs() <= torch.maximum(values.double().abs() * 2**-11, torch.tensor(2.0**-25))).all()
-    for kept in (torch.tensor([65505.0, 1.0]), torch.tensor([6e-5]), torch.ones(2, 2), torch.tensor([float("nan")]), torch.ones(2).double()):
+    assert (
+        (narrow.double() - values.double()).abs()
+        <= torch.maximum(values.double().abs() * 2**-11, torch.tensor(2.0**-25))
+    ).all()
+    for kept in (
+        torch.tensor([65505.0, 1.0]),
+        torch.tensor([6e-5]),
+        torch.ones(2, 2),
+        torch.tensor([float("nan")]),
+        torch.ones(2).double(),
+    ):
         assert narrow_float(kept) is kept
 
 

@@ -138,6 +138,7 @@ def test_any_few_bytes_are_read_or_refused(good, scratch, data):
         b"PK\x03\x04" + b"\0" * 100,
         b"a text file, not a model\n" * 20,
     ],
+    ids=lambda data: f"{len(data)}-bytes",
 )
 def test_what_never_was_an_artifact_is_refused(scratch, data):
     refused(scratch, data)
@@ -194,7 +195,9 @@ def test_a_missing_key_is_named(good, scratch, key):
     ],
 )
 def test_a_tensor_that_does_not_fit_its_entry_is_refused(good, scratch, name, tensor):
-    assert "is damaged" in refused(scratch, rebuilt(scratch, good, lambda record, tensors: tensors.update({name: tensor})))
+    assert "is damaged" in refused(
+        scratch, rebuilt(scratch, good, lambda record, tensors: tensors.update({name: tensor}))
+    )
 
 
 @pytest.mark.parametrize(

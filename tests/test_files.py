@@ -122,7 +122,10 @@ def test_nan_is_not_json_and_leaves_no_file(tmp_path, value):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"3", b"\xff\xfe{}", b"[" * 100_000, b'{"a": 1} x'])
+NO_OBJECTS = [b"", b"{", b"[1]", b"3", b"\xff\xfe{}", b"[" * 100_000, b'{"a": 1} x']
+
+
+@pytest.mark.parametrize("data", NO_OBJECTS, ids=lambda data: repr(data[:12]))
 def test_what_is_no_json_object_is_one_line_that_names_the_file(tmp_path, data):
     path = tmp_path / "a.json"
     path.write_bytes(data)

@@ -15,7 +15,19 @@ def test_a_granularity_reads_back_as_it_is_written(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "per_row", "per_group", "per_group:", "per_group:0", "per_group:-4", "per_group:4.0", "per_group:٣", "per_channel:8", "PER_TENSOR"]
+    "text",
+    [
+        "",
+        "per_row",
+        "per_group",
+        "per_group:",
+        "per_group:0",
+        "per_group:-4",
+        "per_group:4.0",
+        "per_group:٣",
+        "per_channel:8",
+        "PER_TENSOR",
+    ],
 )
 def test_other_granularities_are_refused_with_the_way_out(text):
     with pytest.raises(AsrCompressError, match=r"use per_channel, per_tensor, or per_group:SIZE"):
@@ -34,7 +46,10 @@ def test_the_largest_magnitude_is_taken_over_what_shares_a_scale():
 
 
 def test_groups_that_do_not_divide_name_the_weight_a_divisor_and_exclude():
-    with pytest.raises(AsrCompressError, match=r"fc1\.weight: 144 inputs .* groups of 32; use a divisor such as 16, or --exclude 'fc1\.weight'"):
+    with pytest.raises(
+        AsrCompressError,
+        match=r"fc1\.weight: 144 inputs .* groups of 32; use a divisor such as 16, or --exclude 'fc1\.weight'",
+    ):
         Granularity.parse("per_group:32").num_groups(144, "fc1.weight")
 
 

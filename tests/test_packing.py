@@ -44,7 +44,12 @@ def test_unpack_undoes_pack(drawn):
 
 @pytest.mark.parametrize(
     ("codes", "num_bits", "expected"),
-    [([1, -1, 7], 4, [0xF1, 0x07]), ([1, -1, 0, 1], 2, [0b01_00_11_01]), ([1, 2, 3], 3, [0b11_010_001, 0]), ([-4, 3], 3, [0b00_011_100])],
+    [
+        ([1, -1, 7], 4, [0xF1, 0x07]),
+        ([1, -1, 0, 1], 2, [0b01_00_11_01]),
+        ([1, 2, 3], 3, [0b11_010_001, 0]),
+        ([-4, 3], 3, [0b00_011_100]),
+    ],
 )
 def test_worked_examples(codes, num_bits, expected):
     assert pack(int8(codes), num_bits).tolist() == expected

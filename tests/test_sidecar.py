@@ -81,7 +81,9 @@ def test_schema_refuses(where, value, evaluation, validator):
     assert not validator.is_valid(evaluation)
 
 
-@pytest.mark.parametrize("key", ["data", "normalizer", "decoding", "intervals", "paired", "model", "metrics", "environment", "tool"])
+@pytest.mark.parametrize(
+    "key", ["data", "normalizer", "decoding", "intervals", "paired", "model", "metrics", "environment", "tool"]
+)
 def test_schema_wants_every_part_of_an_evaluation(key, evaluation, validator):
     del evaluation[key]
     assert not validator.is_valid(evaluation)
@@ -91,9 +93,18 @@ def test_schema_wants_every_part_of_an_evaluation(key, evaluation, validator):
 
 
 def test_build_gives_a_valid_record(evaluation, validator):
-    parts = {key: evaluation[key] for key in ("data", "normalizer", "decoding", "intervals", "paired", "utterances_file", "curve")}
+    parts = {
+        key: evaluation[key]
+        for key in ("data", "normalizer", "decoding", "intervals", "paired", "utterances_file", "curve")
+    }
     environment = describe_environment(device="cpu", num_threads=1)
-    record = build("eval", model=evaluation["model"], metrics={**evaluation["metrics"], "wer": None}, environment=environment, **parts)
+    record = build(
+        "eval",
+        model=evaluation["model"],
+        metrics={**evaluation["metrics"], "wer": None},
+        environment=environment,
+        **parts,
+    )
     validator.validate(record)
     assert record["metrics"]["wer"] is None
 
@@ -167,7 +178,9 @@ def test_a_broken_field_is_named(change, said, tmp_path, evaluation):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"sha256": "xyz"}, {"size_bytes": 0}, {"size_bytes": 1.5}, {"size_bytes": None}, {"num_params": "7"}])
+@pytest.mark.parametrize(
+    "change", [{"sha256": "xyz"}, {"size_bytes": 0}, {"size_bytes": 1.5}, {"size_bytes": None}, {"num_params": "7"}]
+)
 def test_a_broken_model_block_is_named(change, tmp_path, evaluation):
     evaluation["model"] |= change
     with pytest.raises(AsrCompressError, match=f"model.{next(iter(change))}"):
@@ -200,7 +213,11 @@ JSON_VALUES = st.recursive(
 TOP_LEVEL = sorted(json.loads((EXAMPLES / "crnn_happy.pt.eval.json").read_text()))
 
 
-@given(st.sampled_from(TOP_LEVEL), JSON_VALUES, st.sampled_from([None, "file", "sha256", "wer", "au_fa_fr", "threshold", "low"]))
+@given(
+    st.sampled_from(TOP_LEVEL),
+    JSON_VALUES,
+    st.sampled_from([None, "file", "sha256", "wer", "au_fa_fr", "threshold", "low"]),
+)
 def test_hostile_values_raise_no_other_error(key, value, inner):
     record = load("crnn_happy.pt.eval.json")
     if inner is not None and isinstance(record[key], dict):

@@ -84,8 +84,7 @@ def quantize(
     content = quantize_source(source, config, progress=progress)
     save_artifact(output, content, force=force)
     record = _record(output, source, content)
-    sidecar.unlink(missing_ok=True)  # belongs to the file just replaced
-    write_json(sidecar, record)
+    write_json(sidecar, record, force=force)
     return QuantizeResult(output, sidecar, record)
 
 

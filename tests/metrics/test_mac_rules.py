@@ -106,7 +106,10 @@ CASES = {
     "embedding": (lambda: F.embedding(torch.tensor([1, 2]), MAT), 0),
     "batch norm": (lambda: nn.BatchNorm1d(6)(BATCHED), 0),
     "pooling, padding": (lambda: F.max_pool1d(F.avg_pool1d(F.pad(BATCHED, (1, 1), "reflect"), 2), 2), 0),
-    "record_function": (lambda: torch.autograd.profiler.record_function("part").__enter__().__exit__(None, None, None), 0),
+    "record_function": (
+        lambda: torch.autograd.profiler.record_function("part").__enter__().__exit__(None, None, None),
+        0,
+    ),
     "moving": (lambda: torch.cat([MAT, MAT.roll(1)]).flip(0).contiguous().index_select(0, torch.tensor([1])), 0),
 }
 

@@ -27,7 +27,9 @@ def family_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def checkpoint(family_name: str, request: pytest.FixtureRequest) -> Path:
-    assert family_name in TINY, f"tests/models/test_family_contract.py: name a tiny checkpoint for {family_name} in TINY"
+    assert family_name in TINY, (
+        f"tests/models/test_family_contract.py: name a tiny checkpoint for {family_name} in TINY"
+    )
     return request.getfixturevalue(TINY[family_name])
 
 

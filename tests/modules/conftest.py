@@ -23,7 +23,10 @@ def make_pair():
     def pair(model: nn.Module, *, num_bits: int = 8, activations: str = "none", granularity: str = "per_channel"):
         grid = Granularity.parse(granularity)
         sites = [site for site in find_weights(model) if not site.tied_to]
-        packed = {site.name: quantize(model.get_parameter(site.name), num_bits=num_bits, granularity=grid, name=site.name) for site in sites}
+        packed = {
+            site.name: quantize(model.get_parameter(site.name), num_bits=num_bits, granularity=grid, name=site.name)
+            for site in sites
+        }
         float_model = copy.deepcopy(model).requires_grad_(False)
         for name, weight in packed.items():
             float_model.get_parameter(name).copy_(weight.dequantize())

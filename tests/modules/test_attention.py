@@ -42,7 +42,9 @@ def close(found, wanted, activations):
 @pytest.mark.parametrize("kind", [SELF, CROSS], ids=["self", "cross"])
 @pytest.mark.parametrize("masked", [False, True], ids=["open", "padded"])
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_it_is_fairseqs_attention_with_the_dequantized_weights(make_attention, make_pair, activations, kind, masked, need_weights):
+def test_it_is_fairseqs_attention_with_the_dequantized_weights(
+    make_attention, make_pair, activations, kind, masked, need_weights
+):
     float_model, module = make_pair(make_attention(**kind), activations=activations)
     options = {"key_padding_mask": padding() if masked else None, "need_weights": need_weights}
     (wanted, wanted_weights), (found, weights) = float_model(*inputs(kind), **options), module(*inputs(kind), **options)
@@ -69,7 +71,9 @@ def test_the_causal_mask_hides_the_future(make_attention, make_pair, activations
     close(module(x, x, x, attn_mask=causal(SRC))[0], float_model(x, x, x, attn_mask=causal(SRC))[0], activations)
     later = x.clone()
     later[5:] *= -50
-    assert torch.equal(module(later, later, later, attn_mask=causal(SRC))[0][:5], module(x, x, x, attn_mask=causal(SRC))[0][:5])
+    assert torch.equal(
+        module(later, later, later, attn_mask=causal(SRC))[0][:5], module(x, x, x, attn_mask=causal(SRC))[0][:5]
+    )
 
 
 @both
@@ -92,7 +96,10 @@ def test_an_utterance_does_not_see_padding_or_its_batch(make_attention, make_pai
     noisy = x.clone()
     noisy[6:] = 1e3
     noisy[:, 1:] *= 1e3
-    inside, alone = module(noisy, noisy, noisy, key_padding_mask=mask)[0][:6, :1], module(x[:6, :1], x[:6, :1], x[:6, :1])[0]
+    inside, alone = (
+        module(noisy, noisy, noisy, key_padding_mask=mask)[0][:6, :1],
+        module(x[:6, :1], x[:6, :1], x[:6, :1])[0],
+    )
     torch.testing.assert_close(inside, alone, rtol=0, atol=1e-5)
 
 

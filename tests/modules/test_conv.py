@@ -74,7 +74,9 @@ def test_computed_is_exact_where_the_input_lies_on_the_grid(case):
 def test_scales_by_group_of_inputs(case):
     conv, weight, x = make(case, 8, "per_group:2" if case == "plain" else "per_group:15")
     for activations, tolerance in (("none", 1e-5), ("int8", 0.05)):
-        torch.testing.assert_close(IntegerConv(conv, weight, activations=activations)(x), conv(x), rtol=0, atol=tolerance)
+        torch.testing.assert_close(
+            IntegerConv(conv, weight, activations=activations)(x), conv(x), rtol=0, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -44,7 +44,7 @@ def make(options, *, num_bits=8, granularity="per_channel", activations="none"):
 @pytest.mark.parametrize(("num_bits", "granularity"), [(8, "per_channel"), (4, "per_group:4"), (2, "per_tensor")])
 def test_stored_is_the_float_gru_with_the_dequantized_weights(options, given, num_bits, granularity):
     gru, module, x, hidden = make(options, num_bits=num_bits, granularity=granularity)
-    expected, got = ((gru(x, hidden), module(x, hidden)) if given else (gru(x), module(x)))
+    expected, got = (gru(x, hidden), module(x, hidden)) if given else (gru(x), module(x))
     for wanted, found in zip(expected, got, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
@@ -53,7 +53,7 @@ def test_stored_is_the_float_gru_with_the_dequantized_weights(options, given, nu
 @pytest.mark.parametrize("given", [False, True], ids=["no-hidden", "hidden"])
 def test_computed_stays_close_to_stored(options, given):
     gru, module, x, hidden = make(options, activations="int8")
-    expected, got = ((gru(x, hidden), module(x, hidden)) if given else (gru(x), module(x)))
+    expected, got = (gru(x, hidden), module(x, hidden)) if given else (gru(x), module(x))
     for wanted, found in zip(expected, got, strict=True):
         assert found.shape == wanted.shape
         error = (found - wanted).abs().max()

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from asrcompress.modules.integer_matmul import int_bmm, int_matmul, quantize_tokens
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+]
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**32 - 1)
 

@@ -16,7 +16,9 @@ from asrcompress.packing import SUPPORTED_BITS
 from asrcompress.quantizers.rtn import quantize
 
 GRANULARITIES = ["per_tensor", "per_channel", "per_group:1", "per_group:8"]
-every_grid = pytest.mark.parametrize(("num_bits", "granularity"), [(b, g) for b in SUPPORTED_BITS for g in GRANULARITIES])
+every_grid = pytest.mark.parametrize(
+    ("num_bits", "granularity"), [(b, g) for b in SUPPORTED_BITS for g in GRANULARITIES]
+)
 
 
 def packed(weight, num_bits=8, granularity="per_channel"):

@@ -20,7 +20,10 @@ from asrcompress.quantizers.rtn import quantize
 def pack(model, names=None, num_bits=8):
     """Packed weights of a model, all of them or those named."""
     names = [site.name for site in find_weights(model) if not site.tied_to] if names is None else names
-    return {name: quantize(model.get_parameter(name), num_bits=num_bits, granularity=Granularity.parse("per_channel")) for name in names}
+    return {
+        name: quantize(model.get_parameter(name), num_bits=num_bits, granularity=Granularity.parse("per_channel"))
+        for name in names
+    }
 
 
 def run_s2t(model, s2t):
@@ -60,8 +63,15 @@ def test_every_kind_of_module_is_found():
         }
     )
     names = ["weight_ih_l0", "weight_hh_l0", "weight_ih_l0_reverse", "weight_hh_l0_reverse"]
-    expected = [("linear.weight", "linear"), ("embedding.weight", "embedding"), ("conv1d.weight", "conv"), ("conv2d.weight", "conv")]
-    assert [(site.name, site.kind) for site in find_weights(model)] == expected + [(f"gru.{name}", "gru") for name in names]
+    expected = [
+        ("linear.weight", "linear"),
+        ("embedding.weight", "embedding"),
+        ("conv1d.weight", "conv"),
+        ("conv2d.weight", "conv"),
+    ]
+    assert [(site.name, site.kind) for site in find_weights(model)] == expected + [
+        (f"gru.{name}", "gru") for name in names
+    ]
 
 
 def test_every_weight_matrix_of_the_s2t_transformer_is_found(s2t):
@@ -69,7 +79,9 @@ def test_every_weight_matrix_of_the_s2t_transformer_is_found(s2t):
     matrices = {name for name, parameter in s2t.model.named_parameters(remove_duplicate=False) if parameter.dim() > 1}
     assert {site.name for site in sites} == matrices
     assert {site.kind for site in sites} == {"linear", "embedding", "conv", "attention"}
-    assert {site.name: site.tied_to for site in sites if site.tied_to} == {"decoder.output_projection.weight": "decoder.embed_tokens.weight"}
+    assert {site.name: site.tied_to for site in sites if site.tied_to} == {
+        "decoder.output_projection.weight": "decoder.embed_tokens.weight"
+    }
 
 
 def test_a_swapped_encoder_layer_of_fairseq_computes_with_its_packed_attention(s2t):
@@ -121,7 +133,9 @@ def test_decoding_token_by_token_is_teacher_forcing(s2t, make_pair, activations)
     encoded = module.encoder(s2t.features, s2t.lengths)
     whole = module.decoder(s2t.previous, encoder_out=encoded)[0]
     state = {}
-    steps = [module.decoder(s2t.previous[:, : i + 1], encoder_out=encoded, incremental_state=state)[0] for i in range(7)]
+    steps = [
+        module.decoder(s2t.previous[:, : i + 1], encoder_out=encoded, incremental_state=state)[0] for i in range(7)
+    ]
     # A rounding that falls the other way may move a few elements; a scale shared between tokens would move all.
     error = (torch.cat(steps, dim=1) - whole).abs()
     assert (error > 1e-4).float().mean() < 0.05
@@ -176,17 +190,24 @@ def test_a_packed_shape_that_does_not_fit_is_an_error():
 
 def test_a_gru_is_packed_whole_or_not_at_all():
     model = nn.ModuleDict({"gru": nn.GRU(4, 4)})
-    with pytest.raises(AsrCompressError, match=r"gru: a GRU is packed whole .* weight_hh_l0 is left out; --exclude 'gru\.\*'"):
+    with pytest.raises(
+        AsrCompressError, match=r"gru: a GRU is packed whole .* weight_hh_l0 is left out; --exclude 'gru\.\*'"
+    ):
         swap(model, pack(model, ["gru.weight_ih_l0"]))
 
 
 def test_attention_is_packed_whole_or_not_at_all(make_attention):
     model = make_attention(self_attention=True)
-    with pytest.raises(AsrCompressError, match=r"attention: attention is packed whole .* out_proj\.weight is left out; --exclude 'attention\.\*'"):
+    with pytest.raises(
+        AsrCompressError,
+        match=r"attention: attention is packed whole .* out_proj\.weight is left out; --exclude 'attention\.\*'",
+    ):
         swap(model, pack(model, [f"attention.{short}_proj.weight" for short in "qkv"]))
 
 
-@pytest.mark.parametrize(("options", "word"), [({"add_bias_kv": True}, "bias_k"), ({"add_zero_attn": True}, "add_zero_attn")])
+@pytest.mark.parametrize(
+    ("options", "word"), [({"add_bias_kv": True}, "bias_k"), ({"add_zero_attn": True}, "add_zero_attn")]
+)
 def test_attention_with_what_is_not_supported_is_an_error(make_attention, options, word):
     model = make_attention(self_attention=True, **options)
     with pytest.raises(AsrCompressError, match=f"{word} is not supported; --exclude"):

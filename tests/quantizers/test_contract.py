@@ -14,7 +14,9 @@ from asrcompress.quantizers import QUANTIZERS, get_quantizer
 
 GRANULARITIES = ["per_tensor", "per_channel", "per_group:1", "per_group:4"]
 every_method = pytest.mark.parametrize("method", sorted(QUANTIZERS))
-every_grid = pytest.mark.parametrize(("num_bits", "granularity"), [(b, g) for b in SUPPORTED_BITS for g in GRANULARITIES])
+every_grid = pytest.mark.parametrize(
+    ("num_bits", "granularity"), [(b, g) for b in SUPPORTED_BITS for g in GRANULARITIES]
+)
 
 
 def run(method, weight, num_bits, granularity, name="weight"):
@@ -38,7 +40,9 @@ def steps(quantized):
 @every_method
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(
-    st.builds(random_weight, st.integers(0, 10**6), st.integers(1, 6), st.sampled_from((4, 8, 12, 20)), st.integers(-40, 30)),
+    st.builds(
+        random_weight, st.integers(0, 10**6), st.integers(1, 6), st.sampled_from((4, 8, 12, 20)), st.integers(-40, 30)
+    ),
     st.sampled_from(SUPPORTED_BITS),
     st.sampled_from(GRANULARITIES),
 )
@@ -121,7 +125,10 @@ def test_nan_and_infinity_are_refused_by_name(method, granularity, value):
 
 @every_method
 def test_groups_that_do_not_divide_name_a_divisor_and_exclude(method):
-    with pytest.raises(AsrCompressError, match=r"fc\.weight: 12 inputs .*groups of 8; use a divisor such as 4, or --exclude 'fc\.weight'"):
+    with pytest.raises(
+        AsrCompressError,
+        match=r"fc\.weight: 12 inputs .*groups of 8; use a divisor such as 4, or --exclude 'fc\.weight'",
+    ):
         run(method, torch.ones(3, 12), 4, "per_group:8", "fc.weight")
 
 

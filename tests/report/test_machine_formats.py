@@ -55,7 +55,10 @@ def test_junit_has_a_case_per_requirement_and_tells_failures_from_errors(digits)
     assert root.attrib == {"name": "asrcompress", "tests": "6", "failures": "1", "errors": "1", "skipped": "0"}
     suites = root.findall("testsuite")
     assert [suite.get("name") for suite in suites] == [row.label for row in digits.rows[1:]]
-    assert [[suite.get(k) for k in ("tests", "failures", "errors")] for suite in suites] == [["3", "1", "1"], ["3", "0", "0"]]
+    assert [[suite.get(k) for k in ("tests", "failures", "errors")] for suite in suites] == [
+        ["3", "1", "1"],
+        ["3", "0", "0"],
+    ]
     cases = root.findall(".//testcase")
     assert len(cases) == 6
     failed = [case for case in cases if case.find("failure") is not None]

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrcompress.report.svg import AREA, Point, _quality_axis, _size_axis, bytes_text, linear_ticks, log_ticks, place_labels, plot
+from asrcompress.report.svg import (
+    AREA,
+    Point,
+    _quality_axis,
+    _size_axis,
+    bytes_text,
+    linear_ticks,
+    log_ticks,
+    place_labels,
+    plot,
+)
 
 # A sweep as people plot it: sizes halving, neighbours close together.
 SWEEP = [(100 + 640 / (k + 1), 80 + 30 * k + 4 * (k % 2)) for k in range(10)]
@@ -60,13 +70,18 @@ def test_size_axis_starts_at_zero_until_sizes_lie_far_apart():
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(1, 2**62), st.floats(0, 1) | st.floats(0, 1e-9) | st.floats(-1e18, 1e18), st.floats(0, 0.5)),
+        st.tuples(
+            st.integers(1, 2**62), st.floats(0, 1) | st.floats(0, 1e-9) | st.floats(-1e18, 1e18), st.floats(0, 0.5)
+        ),
         min_size=1,
         max_size=6,
     )
 )
 def test_any_values_give_well_formed_svg_with_every_point_inside(values):
-    points = [Point(f"<m{i}>", size, q, q - d, q + d, "baseline" if i == 0 else "plain") for i, (size, q, d) in enumerate(values)]
+    points = [
+        Point(f"<m{i}>", size, q, q - d, q + d, "baseline" if i == 0 else "plain")
+        for i, (size, q, d) in enumerate(values)
+    ]
     root = ElementTree.fromstring(plot(points, "size", "wer & more"))
     circles = [element for element in root.iter() if element.tag == "circle"]
     assert len(circles) == len(points) - 1

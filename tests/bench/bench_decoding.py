@@ -1,0 +1,69 @@
+"""How long the same utterances take as float, as packed weights in float, and on integers. Not a test: it asserts nothing.
+
+usage: python tests/bench/bench_decoding.py [CHECKPOINT TABLE] [--utterances 20] [--rounds 5] [--beam 5]
+
+One thread, CPU time, the systems in turn within every round, medians: clocks of shared machines drift.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from asrcompress.ops.load import load_model
+from asrcompress.ops.quantize import QuantizeConfig, quantize
+from asrcompress.speech.audio import read_audio
+from asrcompress.speech.datasets import read_utterances
+
+SAMPLES = Path(__file__).parents[2] / "samples" / "asr"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=SAMPLES / "checkpoint_best.pt")
+    parser.add_argument("table", nargs="?", type=Path, default=SAMPLES / "test.tsv")
+    parser.add_argument("--utterances", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beam", type=int, default=5)
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {"float32": args.checkpoint}
+        for num_bits in (8, 4):
+            for activations in ("none", "int8"):
+                path = Path(folder) / f"{num_bits}.{activations}.safetensors"
+                quantize(args.checkpoint, path, QuantizeConfig(num_bits=num_bits, activations=activations))
+                paths[f"int{num_bits}, activations {activations}"] = path
+        models = {name: load_model(path) for name, path in paths.items()}
+    source = models["float32"].source
+    heard = [
+        read_audio(item.audio, sample_rate_hz=16_000)
+        for item in read_utterances(args.table).utterances[: args.utterances]
+    ]
+    audio_s = sum(map(len, heard)) / 16_000
+    features = [source.family.features(source.spec, audio) for audio in heard]
+    decoders = {
+        name: m.source.family.transcriber(m.source.spec, m.module, beam=args.beam) for name, m in models.items()
+    }
+
+    times: dict[str, list[float]] = {name: [] for name in decoders}
+    for turn in range(args.rounds + 1):  # the first is a warm-up
+        for name, decode in decoders.items():
+            begin = time.process_time()
+            for frames in features:
+                decode([frames])
+            if turn:
+                times[name].append(time.process_time() - begin)
+    for name, measured in times.items():
+        ratio = statistics.median(a / b for a, b in zip(measured, times["float32"], strict=True))
+        print(f"{name:26} {statistics.median(measured) / audio_s:8.4f} CPU s per s of audio, {ratio:5.2f} x float32")
+
+
+if __name__ == "__main__":
+    main()
