@@ -97,6 +97,11 @@ def quantize(
     say(
         f"{result.path}: {format_bytes(metrics['size_bytes'])}, {metrics['model_size_ratio']:.2%} of the model's "
         f"{format_bytes(parent['model_size_bytes'])} and {metrics['size_ratio']:.2%} of the file {parent['file']}"
+        + (
+            f" ({format_bytes(parent['optimizer_size_bytes'])} of optimizer state dropped)"
+            if parent["optimizer_size_bytes"]
+            else ""
+        )
     )
     if as_json:
         emit_json(result.record)

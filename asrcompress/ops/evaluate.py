@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Options of `eval`. Those of one task are ignored by the other, and refused by the command line."""
+    """Options of `eval`. Decoding options mean nothing to a keyword model; keyword and split are refused for ASR."""
 
     data: Path
     audio_root: Path | None = None
@@ -115,6 +115,11 @@ def evaluate(
     check_device(config.device)
     loaded = build_model(open_source(path, data_dir=data_dir, trust=trust), device=config.device)
     if loaded.source.family.TASK == "asr":
+        for option, value in (("--keyword", config.keyword), ("--split", config.split)):
+            if value is not None:
+                raise AsrCompressError(
+                    f"{option} {value}: is for keyword models, and {path} is a {loaded.source.spec.family}"
+                )
         from asrcompress.ops.score_asr import measure
     else:
         from asrcompress.ops.score_keywords import measure

@@ -8,11 +8,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import require_absent, write_json
+from asrcompress.files import require_absent, sha256_file, write_json
 from asrcompress.grids import Granularity
 from asrcompress.modules.swap import WeightSite, find_weights
 from asrcompress.ops.load import Source, build_model, count_params, describe, environment, open_source
@@ -123,8 +124,8 @@ def quantize_source(
 ) -> ArtifactContent:
     """The content of the artifact; writes nothing."""
     tensors = float_tensors(source)
-    module = source.family.build(source.spec)
-    sites = find_weights(module)
+    with torch.device("meta"):  # names and shapes only; nothing is allocated
+        sites = find_weights(source.family.build(source.spec))
     chosen = select(sites, config)
     quantizer = get_quantizer(config.method)
     granularity = Granularity.parse(config.granularity)
@@ -146,7 +147,7 @@ def quantize_source(
         config=source.spec.config,
         vocabulary=source.spec.vocabulary,
         recipe={key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()},
-        parent=_parent(source),
+        parent={"sha256": sha256_file(source.path)},  # sizes stand in the sidecar: these bytes count
         quantized=quantized,
         floats=floats,
         tied=tied,
@@ -166,16 +167,12 @@ def float_tensors(source: Source) -> dict[str, Tensor]:
     return tensors
 
 
-def _parent(source: Source) -> dict[str, Any]:
-    record = describe(source, num_params=0)
-    return {key: record[key] for key in ("sha256", "size_bytes", "model_size_bytes")}
-
-
 def _record(output: Path, source: Source, content: ArtifactContent) -> dict[str, Any]:
     written = open_source(output)  # what is on disk is what is described
     model = describe(written, count_params(written))
     entries = byte_ledger(output)
-    parent = {"file": source.path.name} | content.parent
+    before = describe(source, num_params=0)
+    parent = {key: before[key] for key in ("file", "sha256", "size_bytes", "model_size_bytes", "optimizer_size_bytes")}
     metrics = {
         "size_bytes": model["size_bytes"],
         "model_size_bytes": model["model_size_bytes"],

@@ -156,3 +156,8 @@ def test_int8_digits_on_a_part_of_the_set(digits_dir: Path, tmp_path: Path) -> N
         errors.append(metrics["substitutions"] + metrics["insertions"] + metrics["deletions"])
         assert metrics["wer"] < 0.10
     assert abs(errors[0] - errors[1]) <= 3
+
+
+def test_keyword_options_are_refused_for_transcription(artifact: Path, tiny_speech: Path, tmp_path: Path) -> None:
+    with pytest.raises(AsrCompressError, match="--keyword go: is for keyword models"):
+        evaluate(artifact, config(tiny_speech, keyword="go"), output=tmp_path / "e.json")
