@@ -5,6 +5,7 @@ The model is always built fresh and filled from the file alone.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +99,10 @@ def describe(source: Source, num_params: int) -> dict[str, Any]:
 
 
 def set_threads(num_threads: int) -> None:
-    """Threads that torch computes with in this process."""
+    """Threads that torch computes with in this process; no more than there are processors."""
+    available = os.cpu_count() or 1
+    if not 1 <= num_threads <= available:
+        raise AsrCompressError(f"--threads {num_threads}: use 1 to {available}, the number of processors here")
     torch.set_num_threads(num_threads)
 
 

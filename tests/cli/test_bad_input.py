@@ -137,3 +137,9 @@ def test_output_is_not_replaced_without_force(run: Run, tiny_kws: Path, tmp_path
         result.returncode == 2 and "--force" in result.stderr and (tmp_path / "mine.safetensors").read_text() == "mine"
     )
     assert run("quantize", tiny_kws, "-o", tmp_path / "mine.safetensors", "--force").returncode == 0
+
+
+@pytest.mark.parametrize("threads", ["0", "100000"])
+def test_threads_stay_within_the_machine(run: Run, tiny_kws: Path, threads: str) -> None:
+    result = run("analyze", tiny_kws, "--threads", threads)
+    assert result.returncode == 2 and "--threads" in result.stderr and len(result.stderr.splitlines()) == 1
