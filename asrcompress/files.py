@@ -27,7 +27,7 @@ def require_absent(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise AsrCompressError(f"{path}: is a directory; give the name of a file to write")
     if path.exists() and not force:
-        raise AsrCompressError(f"{path}: exists already; choose another -o, or add --force to replace it")
+        raise AsrCompressError(f"{path}: exists already; choose another name, or add --force to replace it")
     if not path.parent.is_dir():
         raise AsrCompressError(f"{path}: the folder {path.parent} does not exist; create it first")
 

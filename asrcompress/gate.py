@@ -226,8 +226,23 @@ def _measured(name: str, model: MeasuredModel, noun: str) -> Measurement:
     if name in model.unmeasured:
         raise NotMeasured(f"{noun}: {name} was not measured (null in {paths}); {way_out}")
     near = difflib.get_close_matches(name, model.metrics, 1)
+    if _command(name) in {sidecar.kind for sidecar in model.sidecars}:  # that sidecar would not help: it is here
+        way_out = f"measured are {', '.join(sorted(model.metrics))}"
     way_out = f"did you mean {near[0]}?" if near else way_out
     raise NotMeasured(f"{noun}: {name} is not in {paths}; {way_out}")
+
+
+def percent_note(requirements: Sequence[Requirement]) -> str | None:
+    """A word of warning where a rate is compared with a limit that looks like per cent."""
+    for requirement in requirements:
+        for clause in requirement.clauses:
+            if (
+                clause.name in ("wer", "cer", "false_accept_rate", "false_reject_rate")
+                and clause.prefix in ("", "delta")
+                and clause.limit > 1
+            ):
+                return f"{requirement.text}: {clause.name} is a fraction, so {clause.limit:g} means {clause.limit:.0%}"
+    return None
 
 
 def _command(name: str) -> str:

@@ -114,7 +114,20 @@ def _summary(record: dict[str, Any]) -> str:
         )
     scored = f"{metrics['num_scored']} of {metrics['num_utterances']} scored"
     speed = f"real-time factor {metrics['real_time_factor']:.3f}"
-    return f"{model['file']}: {figure}; {scored}; {format_bytes(model['size_bytes'])}; {speed}"
+    line = f"{model['file']}: {figure}; {scored}; {format_bytes(model['size_bytes'])}; {speed}"
+    if metrics.get("num_without_frames"):
+        line += f"; {metrics['num_without_frames']} shorter than a 25 ms window, scored as nothing heard"
+    if record["paired"]:
+        line += f"; {_paired(record['paired'])}"
+    return line
+
+
+def _paired(paired: dict[str, Any]) -> str:
+    if paired["metric"] == "wer":
+        difference, low, high = (f"{paired[key]:+.2%}" for key in ("delta", "low", "high"))
+    else:
+        difference, low, high = (f"{paired[key]:+.2e}" for key in ("delta", "low", "high"))
+    return f"paired difference to the baseline {difference} ({paired['confidence']:.0%} interval {low} to {high})"
 
 
 def _errors(metrics: dict[str, Any]) -> str:

@@ -95,6 +95,9 @@ def _drop_stdout() -> None:
 
 def _usage_or_bug(error: Exception) -> int:
     """Click's usage errors are the user's; anything else is ours, with the traceback that a report needs."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        say(error.format_message())  # type: ignore[attr-defined]
+        return EXIT_USER
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         say(f"asrcompress: {' '.join(error.format_message().split())}; see --help")
         return EXIT_USER

@@ -103,6 +103,8 @@ def quantize(
             else ""
         )
     )
+    if metrics["model_size_ratio"] >= 1:
+        say(f"note: {result.path} is not smaller than what it was made from; quantize the float checkpoint instead")
     if as_json:
         emit_json(result.record)
     else:

@@ -57,6 +57,8 @@ def recognise(checkpoint: Checkpoint) -> ModuleType:
         if family.recognises(checkpoint):
             return family
     what = (
-        f"architecture '{checkpoint.arch}'" if checkpoint.arch else f"tensors such as {next(iter(checkpoint.tensors))}"
+        f"architecture '{checkpoint.arch}'"
+        if checkpoint.arch
+        else f"a model with the tensor '{next(iter(checkpoint.tensors))}'"
     )
     raise AsrCompressError(f"{checkpoint.path}: {what} is of no supported family; supported: {', '.join(FAMILIES)}")

@@ -22,11 +22,16 @@ def find_data_dir(checkpoint_path: Path, config: dict[str, Any], data_dir: Path 
     """The folder of the training data and the config.yaml in it."""
     task = config.get("task", {})
     file_name = Path(str(task.get("config_yaml") or "config.yaml"))
-    candidates = [data_dir] if data_dir else [checkpoint_path.parent, Path(str(task.get("data") or "."))]
+    if data_dir and not data_dir.is_dir():
+        raise AsrCompressError(
+            f"--data-dir {data_dir}: is not a folder; give the one that holds {file_name} and the dictionary"
+        )
+    trained_in = Path(str(task.get("data") or "."))
+    candidates = [data_dir] if data_dir else [checkpoint_path.parent, trained_in]
     for folder in candidates:
         if (folder / file_name).is_file():
             return folder, folder / file_name
-    looked = " and ".join(str(folder) for folder in candidates)
+    looked = str(data_dir) if data_dir else f"{checkpoint_path.parent}, nor in {trained_in}, which it was trained from"
     raise AsrCompressError(
         f"{checkpoint_path}: its {file_name} (features and vocabulary) is not in {looked}; "
         "put it beside the checkpoint or give its folder with --data-dir"

@@ -21,7 +21,15 @@ from asrcompress.metrics.cost import MacCount, count_macs
 from asrcompress.metrics.thop_convention import CONVENTIONS, thop_macs
 from asrcompress.modules.swap import find_weights
 from asrcompress.modules.twins import find_twin
-from asrcompress.ops.load import Source, build_model, count_params, describe, environment, open_source
+from asrcompress.ops.load import (
+    Source,
+    build_model,
+    count_params,
+    describe,
+    environment,
+    open_source,
+    require_model_file,
+)
 from asrcompress.sidecar import build, sidecar_path
 
 MACS_CONVENTIONS = ("true", *CONVENTIONS)
@@ -64,6 +72,7 @@ def analyze(
         AsrCompressError: unreadable model, or an operation whose MACs no rule knows; nothing is written.
     """
     path = Path(path)
+    require_model_file(path)
     output = Path(output) if output else sidecar_path(path, "analyze")
     require_absent(output, force=force)
     source = open_source(path, data_dir=data_dir, trust=trust)

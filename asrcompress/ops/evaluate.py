@@ -19,7 +19,15 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write, read_json, require_absent, write_json
-from asrcompress.ops.load import LoadedModel, build_model, count_params, describe, environment, open_source
+from asrcompress.ops.load import (
+    LoadedModel,
+    build_model,
+    count_params,
+    describe,
+    environment,
+    open_source,
+    require_model_file,
+)
 from asrcompress.sidecar import build, sidecar_path
 from asrcompress.speech.audio import read_audio
 
@@ -107,10 +115,13 @@ def evaluate(
         AsrCompressError: unreadable model or data; nothing is written then.
     """
     path = Path(path)
+    require_model_file(path)
+    if not config.data.exists():
+        raise AsrCompressError(f"{config.data}: no such file or folder; --data names the test set")
     output = Path(output) if output else sidecar_path(path, "eval")
+    require_absent(output, force=force)
     utterances_path = output.with_name(output.name.removesuffix(".json") + ".utterances.jsonl")
-    for target in (output, utterances_path):
-        require_absent(target, force=force)
+    require_absent(utterances_path, force=force)
     baseline = read_baseline(config.baseline) if config.baseline else None
     check_device(config.device)
     loaded = build_model(open_source(path, data_dir=data_dir, trust=trust), device=config.device)
@@ -201,8 +212,10 @@ def read_baseline(path: Path) -> Baseline:
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         utterances = {str(line["id"]): line for line in lines}
     except (OSError, ValueError, KeyError, TypeError) as error:
+        cause = getattr(error, "strerror", None) or error
         raise AsrCompressError(
-            f"{file}: the baseline's utterances cannot be read ({error}); run asrcompress eval on it again"
+            f"{file}: the utterances of the baseline {path.name} cannot be read ({cause}); put the file that eval wrote "
+            "with it beside it, or evaluate the baseline's model again"
         ) from error
     return Baseline(record, utterances)
 
@@ -211,12 +224,21 @@ def check_comparable(
     baseline: Baseline, config: EvalConfig, data: dict[str, Any], decoding: dict[str, Any], normalizer: Any
 ) -> None:
     """Raise when the baseline was measured on another test set, with another normaliser or decoded differently."""
+    there = baseline.record.get("data") or {}
+    if there.get("sha256") != data["sha256"]:
+        raise AsrCompressError(
+            f"{config.baseline}: was measured on another test set: {_set(there)} there, {_set(data)} here; "
+            "evaluate both on the same set, with the same --limit and --split"
+        )
     for what, ours, theirs in (
-        ("test set", data["sha256"], (baseline.record.get("data") or {}).get("sha256")),
         ("normaliser", normalizer, baseline.record.get("normalizer")),
         ("decoding", decoding, baseline.record.get("decoding")),
     ):
         if ours != theirs:
             raise AsrCompressError(
-                f"{config.baseline}: was measured with another {what} ({theirs} there, {ours} here); evaluate both alike"
+                f"{config.baseline}: was measured with another {what}: {theirs} there, {ours} here; evaluate both alike"
             )
+
+
+def _set(data: dict[str, Any]) -> str:
+    return f"{data.get('file')} with {data.get('num_utterances')} utterances (sha256 {str(data.get('sha256'))[:8]})"

@@ -60,6 +60,14 @@ def open_source(path: str | Path, *, data_dir: Path | None = None, trust: bool =
     return Source(path, family, spec, family.clean_tensors(checkpoint, spec), checkpoint, None)
 
 
+def require_model_file(path: Path) -> None:
+    """Raise when `path` is no file at all, with the reader's own words; cheap, so done before anything else."""
+    if not path.is_file():
+        read_checkpoint(path)
+    if path.name.endswith(".json") and path.with_name(path.name.removesuffix(".json")).is_file():
+        raise AsrCompressError(f"{path}: is a sidecar; give the model it describes, {path.with_name(path.name[:-5])}")
+
+
 def build_model(source: Source, *, device: str = "cpu") -> LoadedModel:
     """Build the source's model fresh and fill it; every tensor must find its place."""
     module = source.family.build(source.spec)

@@ -16,7 +16,15 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.files import require_absent, sha256_file, write_json
 from asrcompress.grids import Granularity
 from asrcompress.modules.swap import WeightSite, find_weights
-from asrcompress.ops.load import Source, build_model, count_params, describe, environment, open_source
+from asrcompress.ops.load import (
+    Source,
+    build_model,
+    count_params,
+    describe,
+    environment,
+    open_source,
+    require_model_file,
+)
 from asrcompress.packing import SUPPORTED_BITS
 from asrcompress.quantizers import get_quantizer
 from asrcompress.sidecar import build, sidecar_path
@@ -76,9 +84,14 @@ def quantize(
             Nothing is written then.
     """
     output = Path(output)
+    require_model_file(Path(path))
+    require_absent(output, force=force)
+    if output.suffix != ".safetensors":
+        raise AsrCompressError(
+            f"-o {output}: the artifact is a safetensors file; give a name that ends in .safetensors"
+        )
     sidecar = sidecar_path(output, "artifact")
-    for target in (output, sidecar):
-        require_absent(target, force=force)
+    require_absent(sidecar, force=force)
     if output.exists() and output.samefile(path):
         raise AsrCompressError(f"{output}: is the input, too; give -o another name")
     source = open_source(path, data_dir=data_dir, trust=trust)

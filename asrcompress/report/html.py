@@ -141,20 +141,7 @@ def _numbers(report: Report) -> list[str]:
             for c in shown[1:]
         ]
     table = f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>'
-    return ["<h2>Numbers</h2>", table, *body, "</tbody></table></div>", *_paired(report)]
-
-
-def _paired(report: Report) -> list[str]:
-    """Differences by paired resampling, where an evaluation was given its baseline."""
-    lines = []
-    for row in report.rows:
-        paired = (row.measured.evaluation.record.get("paired") if row.measured.evaluation else None) or {}
-        ends = [paired.get(key) for key in ("delta", "low", "high")]
-        if all(isinstance(end, int | float) for end in ends):
-            name = f"delta.{paired.get('metric')}"
-            delta, low, high = (number_text(name, float(end)) for end in ends if end is not None)
-            lines.append(f"{row.label}: {name} is {delta}, [{low}, {high}] by paired resampling of utterances")
-    return [f'<p class="quiet">{_text(line)}</p>' for line in lines]
+    return ["<h2>Numbers</h2>", table, *body, "</tbody></table></div>"]
 
 
 def _notes(report: Report) -> list[str]:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.gate import COMPARISONS, SIZE_METRICS, NotMeasured, Requirement, Result, compare, evaluate, size_note
+from asrcompress.gate import (
+    COMPARISONS,
+    SIZE_METRICS,
+    NotMeasured,
+    Requirement,
+    Result,
+    compare,
+    evaluate,
+    percent_note,
+    size_note,
+)
 from asrcompress.sidecar import MeasuredModel, Sidecar, merge
 
 # In the order of the table. A comparison is shown where there is a baseline, a column where a row has a value.
@@ -141,8 +151,20 @@ def _notes(rows: Sequence[Row], requirements: Sequence[Requirement], baselines: 
                 compare("delta", quality[0], row.measured, baselines)
             except NotMeasured as error:
                 notes.append(f"{row.label}: not compared with the baseline: {error}")
-    optimizer = size_note(requirements, baselines)
-    return [printable(note) for note in [*notes, *([optimizer] if optimizer else [])]]
+    notes += [text for row in rows if (text := _paired(row))]
+    warnings = [size_note(requirements, baselines), percent_note(requirements)]
+    return [printable(note) for note in [*notes, *filter(None, warnings)]]
+
+
+def _paired(row: Row) -> str:
+    """The difference by paired resampling, where an evaluation was given its baseline."""
+    paired = (row.measured.evaluation.record.get("paired") if row.measured.evaluation else None) or {}
+    ends = [paired.get(key) for key in ("delta", "low", "high")]
+    if not all(isinstance(end, int | float) for end in ends):
+        return ""
+    name = f"delta.{paired.get('metric')}"
+    delta, low, high = (number_text(name, float(end)) for end in ends if end is not None)
+    return f"{row.label}: {name} is {delta}, [{low}, {high}] by paired resampling of utterances"
 
 
 def _measured_on(row: Row) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import struct
 from pathlib import Path
 
@@ -163,4 +164,4 @@ def _cause(error: Exception) -> object:
 
 
 def _name(path: str | Path) -> str:
-    return audio_file(path).name
+    return shlex.quote(str(audio_file(path)))

@@ -33,7 +33,9 @@ def read_rows(path: Path) -> list[Row]:
     except OSError as error:
         raise AsrCompressError(f"{path}: could not be read: {error.strerror or error}") from error
     if b"\0" in content:
-        raise AsrCompressError(f"{path}: is not a text file; give a .tsv, or the folder that holds the audio")
+        raise AsrCompressError(
+            f"{path}: is not a text file; give the table that lists the audio and what is said in it"
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
