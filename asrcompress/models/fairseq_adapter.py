@@ -50,18 +50,17 @@ def make_dictionary(symbols: list[str]) -> Any:
     return dictionary
 
 
-def s2t_transformer_arguments() -> dict[str, Any]:
-    """Every argument that the architecture reads, with Fairseq's defaults."""
-    arguments = argparse.Namespace()
-    _import().s2t.base_architecture(arguments)
-    return vars(arguments)
-
-
 def build_s2t_transformer(arguments: dict[str, Any], symbols: list[str]) -> nn.Module:
-    """Fairseq's S2TTransformerModel with these arguments and this vocabulary; weights are random."""
+    """Fairseq's S2TTransformerModel with these arguments, which must be checked ones, and this vocabulary.
+
+    What `arguments` leaves out is the architecture's default. Weights are random.
+    """
+    namespace = argparse.Namespace(**arguments)
     task = SimpleNamespace(target_dictionary=make_dictionary(symbols), source_dictionary=None)
+    s2t = _import().s2t
     with _quiet():
-        return _import().s2t.S2TTransformerModel.build_model(argparse.Namespace(**arguments), task).eval()
+        s2t.base_architecture(namespace)
+        return s2t.S2TTransformerModel.build_model(namespace, task).eval()
 
 
 def beam_search(

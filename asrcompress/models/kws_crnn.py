@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec
 from asrcompress.models.crnn import CRNN
 from asrcompress.models.features import log_mel
@@ -25,6 +26,7 @@ TASK = "keyword"
 SAMPLE_RATE_HZ = 16_000
 CLIP_SAMPLES = 16_000
 WINDOW, HOP = 400, 160
+NUM_CLASSES = 2  # (other, keyword)
 DEFAULT_DURATION_S = 1.0
 
 
@@ -35,7 +37,12 @@ def recognises(checkpoint: Checkpoint) -> bool:
 
 def read_spec(checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec:
     """All sizes, from the tensors' shapes; `data_dir` is not needed."""
-    return ModelSpec("kws_crnn", dict(CRNN.from_state_dict(checkpoint.tensors).sizes))
+    sizes = dict(CRNN.from_state_dict(checkpoint.tensors).sizes)
+    if sizes["num_classes"] != NUM_CLASSES:
+        raise AsrCompressError(
+            f"{checkpoint.path}: tells {sizes['num_classes']} classes apart; keyword models of two, (other, keyword), are supported"
+        )
+    return ModelSpec("kws_crnn", sizes)
 
 
 def is_computed(name: str) -> bool:

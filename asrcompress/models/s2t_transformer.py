@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec, fairseq_adapter, fairseq_data
 from asrcompress.models.features import fbank, normalize, num_fbank_frames
+from asrcompress.models.s2t_arguments import check_arguments
 
 if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
@@ -26,9 +27,6 @@ TASK = "asr"
 SAMPLE_RATE_HZ = 16_000
 DEFAULT_DURATION_S = 10.0
 TOKENS_PER_SECOND = 4.0
-# Arguments beyond the architecture's own that change what is built.
-EXTRA_ARGUMENTS = ("ctc_weight", "max_source_positions", "max_target_positions", "input_feat_per_channel", "layernorm_embedding",
-                   "no_cross_attention", "encoder_layerdrop", "tie_adaptive_weights")  # fmt: skip
 BUFFERS = re.compile(r"(^|\.)(_float_tensor|version)$")  # computed by Fairseq, not learned
 SPECIAL_SYMBOLS = 4  # <s>, <pad>, </s>, <unk>
 
@@ -53,22 +51,11 @@ def read_spec(checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec
             f"{len(symbols) + SPECIAL_SYMBOLS}; give the folder of its own dictionary with --data-dir"
         )
     front_end = fairseq_data.read_front_end(yaml_path, record)
-    arguments = _arguments(config["model"])
+    task_defaults = {"max_source_positions": 6000, "max_target_positions": 1024}
+    arguments = task_defaults | check_arguments(str(checkpoint.path), config["model"])
     arguments["input_feat_per_channel"] = front_end["num_mel_bins"]
     units = fairseq_data.read_text_units(yaml_path, record)
     return ModelSpec("s2t_transformer", {"arguments": arguments, "front_end": front_end, "text_units": units}, symbols)
-
-
-def _arguments(model: dict[str, Any]) -> dict[str, Any]:
-    arguments = fairseq_adapter.s2t_transformer_arguments() | {
-        "max_source_positions": 6000,
-        "max_target_positions": 1024,
-    }
-    known = [*arguments, *EXTRA_ARGUMENTS]
-    arguments |= {name: model[name] for name in known if name in model}
-    return {
-        name: value for name, value in arguments.items() if value is None or isinstance(value, (bool, int, float, str))
-    }
 
 
 def is_computed(name: str) -> bool:
@@ -96,7 +83,8 @@ def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
 
 def build(spec: ModelSpec) -> nn.Module:
     """Fairseq's model, in eval mode, weights not loaded."""
-    return fairseq_adapter.build_s2t_transformer(spec.config["arguments"], spec.vocabulary or [])
+    arguments = check_arguments("the model's configuration", spec.config["arguments"])
+    return fairseq_adapter.build_s2t_transformer(arguments, spec.vocabulary or [])
 
 
 def features(spec: ModelSpec, audio: np.ndarray) -> Tensor:

@@ -103,7 +103,9 @@ def test_another_test_set_exits_2(report, folder):
 def test_a_report_without_gates(report):
     done = report(FLOAT, INT8, "crnn_happy.pt.eval.json")
     assert done.returncode == 0
-    assert len([line for line in done.stdout.splitlines() if line.startswith(("checkpoint_best", "crnn_happy"))]) == 3
+    table = done.stdout.split("\n\n")[0].splitlines()
+    assert len([line for line in table if line.startswith(("checkpoint_best", "crnn_happy"))]) == 3
+    assert "by paired resampling" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [(), ("-",)])

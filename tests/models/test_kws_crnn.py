@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.models import kws_crnn
+from asrcompress.models.crnn import CRNN
 from asrcompress.ops.evaluate import EvalConfig, evaluate
 from asrcompress.ops.load import load_model
 
@@ -33,3 +36,11 @@ def test_the_trained_model_has_its_published_area(kws_dir: Path, tmp_path: Path)
     _, record = evaluate(kws_dir / "crnn_happy.pt", config, output=tmp_path / "e.json")
     assert f"{record['metrics']['au_fa_fr']:.2e}" == "5.85e-04"
     assert record["metrics"]["num_scored"] == 651 and record["metrics"]["num_positives"] == 223
+
+
+@pytest.mark.parametrize("num_classes", [1, 12])
+def test_other_numbers_of_classes_are_refused(tmp_path: Path, num_classes: int) -> None:
+    """Class 1 of twelve is not the keyword that a user names."""
+    torch.save(CRNN(2, 12, num_classes=num_classes).state_dict(), tmp_path / "m.pt")
+    with pytest.raises(AsrCompressError, match=f"tells {num_classes} classes apart"):
+        load_model(tmp_path / "m.pt")

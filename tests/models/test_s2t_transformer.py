@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 import torch
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.models import fairseq_data
+from asrcompress.models import fairseq_adapter, fairseq_data, s2t_transformer
 from asrcompress.models.features import num_fbank_frames
 from asrcompress.ops.load import LoadedModel, load_model
 
@@ -147,3 +148,99 @@ def test_what_is_missing_or_unsupported_is_named(tiny_s2t: Path, tmp_path: Path,
 def test_an_overwritten_dictionary_line_is_read(tmp_path: Path) -> None:
     (tmp_path / "dict.txt").write_text("a 1\n<unk> 1 #fairseq:overwrite\nb 2\n")
     assert fairseq_data.read_dictionary(tmp_path / "dict.txt") == ["a", "<unk>", "b"]
+
+
+HOSTILE = "__import__('os').system('touch {marker}')"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("adaptive_softmax_cutoff", "[" + HOSTILE + ", 8][1:]"),
+        ("encoder_xformers_att_config", HOSTILE + " or None"),
+        ("conv_kernel_sizes", HOSTILE),
+        ("activation_fn", HOSTILE),
+        ("encoder_layers", HOSTILE),
+        ("encoder_embed_dim", 10**9),
+        ("decoder_layers", True),
+        ("conv_version", "other"),
+    ],
+)
+def test_arguments_are_never_evaluated(tiny_s2t: Path, tmp_path: Path, name: str, value) -> None:
+    """Fairseq calls eval() on some string arguments; a checkpoint and an artifact are refused before that."""
+    marker = tmp_path / "was-run"
+    for file in tiny_s2t.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    path = tmp_path / tiny_s2t.name
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        state = torch.load(path, weights_only=True)
+    bad = value.format(marker=marker) if isinstance(value, str) else value
+    setattr(state["cfg"]["model"], name, bad)
+    state["cfg"]["model"].share_decoder_input_output_embed = False
+    torch.save(state, path)
+    with pytest.raises(AsrCompressError, match=name):
+        load_model(path)
+    spec = load_model(tiny_s2t).source.spec
+    hostile = type(spec)(
+        spec.family, spec.config | {"arguments": spec.config["arguments"] | {name: bad}}, spec.vocabulary
+    )
+    with pytest.raises(AsrCompressError, match=name):
+        s2t_transformer.build(hostile)
+    assert not marker.exists()
+
+
+def test_only_checked_arguments_reach_fairseq(tiny_s2t: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else an artifact's configuration holds, such as a file to load, is not handed on."""
+    spec = load_model(tiny_s2t).source.spec
+    extra = {"load_pretrained_encoder_from": "/some/file.pt", "dropout": "0.1", "anything": 1}
+    seen = {}
+    monkeypatch.setattr(fairseq_adapter, "build_s2t_transformer", lambda arguments, symbols: seen.update(arguments))
+    s2t_transformer.build(
+        type(spec)(spec.family, spec.config | {"arguments": spec.config["arguments"] | extra}, spec.vocabulary)
+    )
+    assert seen and not extra.keys() & seen.keys()
+
+
+def test_a_model_without_final_norm_is_built(tiny_s2t: Path, tmp_path: Path) -> None:
+    for file in tiny_s2t.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    path = tmp_path / tiny_s2t.name
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        state = torch.load(path, weights_only=True)
+    state["cfg"]["model"].no_decoder_final_norm = True
+    for name in ("decoder.layer_norm.weight", "decoder.layer_norm.bias"):
+        del state["model"][name]
+    torch.save(state, path)
+    assert load_model(path).module.decoder.layer_norm is None
+
+
+def test_an_empty_eval_list_of_transforms_falls_back(tmp_path: Path) -> None:
+    both = {"transforms": {"_eval": None, "*": ["utterance_cmvn"]}, "feature_transforms": {"*": ["utterance_cmvn"]}}
+    assert [t["name"] for t in fairseq_data.read_front_end(tmp_path, both)["transforms"]] == ["utterance_cmvn"] * 2
+    none = {"transforms": {"_eval": [], "*": ["utterance_cmvn"]}}
+    assert fairseq_data.read_front_end(tmp_path, none)["transforms"] == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"sample_rate": 8000}, {"input_feat_per_channel": "eighty"}, {"input_feat_per_channel": 0}, {"transforms": ["utterance_cmvn"]},
+        {"transforms": {"*": "utterance_cmvn"}}, {"transforms": {"*": [1]}}, {"transforms": {"*": ["utterance_cmvn"]}, "utterance_cmvn": 3},
+    ],
+)  # fmt: skip
+def test_a_front_end_that_makes_no_sense_is_refused(tmp_path: Path, record: dict) -> None:
+    with pytest.raises(AsrCompressError, match="config.yaml"):
+        fairseq_data.read_front_end(tmp_path / "config.yaml", record)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 not a zip", b"", b"text"])
+def test_damaged_statistics_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "gcmvn.npz").write_bytes(content)
+    with pytest.raises(AsrCompressError, match="gcmvn.npz"):
+        fairseq_data.read_front_end(tmp_path / "config.yaml", {"transforms": {"*": ["global_cmvn"]}})
+
+
+def test_statistics_of_another_width_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "gcmvn.npz", mean=np.zeros(40), std=np.ones(40))
+    with pytest.raises(AsrCompressError, match="80 finite numbers"):
+        fairseq_data.read_front_end(tmp_path / "config.yaml", {"transforms": {"*": ["global_cmvn"]}})
