@@ -11,19 +11,20 @@ twice, no float copy of a packed weight is stored. Integer modules are built fro
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import atomic_write, sha256_file
+from asrcompress.files import atomic_write
 from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, quant_max
 from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
 
@@ -115,10 +116,22 @@ def load_artifact(path: str | Path) -> ArtifactContent:
     """Read an artifact back, with every size checked.
 
     Raises:
-        AsrCompressError: not an artifact of this version, or damaged.
+        AsrCompressError: not there, not an artifact of this version, or damaged.
     """
-    path = Path(path)
-    header = _read_header(path)
+    return parse_artifact(read_bytes(path), path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """All of a file at once, so that what is hashed is what is used."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise AsrCompressError(f"{path}: could not be read: {error.strerror or error}") from error
+
+
+def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
+    """`load_artifact` for bytes that were read already; `path` is for the messages."""
+    header = _parse_header(io.BytesIO(data), len(data))
     if header is None:
         raise AsrCompressError(
             f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize"
@@ -128,8 +141,7 @@ def load_artifact(path: str | Path) -> ArtifactContent:
     if version != FORMAT:
         raise AsrCompressError(f"{path}: format '{version}' is not {FORMAT}; use the asrcompress that wrote it")
     try:
-        with safe_open(path, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+        tensors = dict(sorted(load(data).items()))
         record = json.loads(bytes(tensors.pop(JSON_NAME).numpy()))
         _check_record(record)
         quantized = {name: _unpack(name, entry, tensors) for name, entry in record["weights"].items()}
@@ -177,11 +189,6 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """Name, sha256 and size of a file that is on disk now."""
-    return {"file": path.name, "sha256": sha256_file(path), "size_bytes": path.stat().st_size}
-
-
 def _kind(name: str, tensors: dict[str, Any]) -> str:
     if name == JSON_NAME:
         return "json"
@@ -201,6 +208,12 @@ def _check_record(record: dict[str, Any]) -> None:
         raise TypeError("its 'vocabulary' is not a list")
     if not all(isinstance(text, str) for text in (record["family"], *vocabulary, *record["tied"].values())):
         raise TypeError("a name in its record is not a string")
+    recipe = record["recipe"]
+    if recipe.get("activations", "none") not in ("none", "int8"):
+        raise ValueError("the activations of its 'recipe' are neither none nor int8")
+    previous = recipe.get("previous", [])
+    if not isinstance(previous, list) or not all(isinstance(step, dict) for step in previous):
+        raise TypeError("the 'previous' of its 'recipe' is not a list of objects")
 
 
 def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedWeight:
@@ -231,11 +244,18 @@ def _read_header(path: Path) -> dict[str, Any] | None:
     """The JSON header of a safetensors file, or None when there is none."""
     try:
         with open(path, "rb") as handle:
-            start = handle.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(100_000_000, path.stat().st_size - 8):
-                return None
-            header = json.loads(handle.read(length))
-    except (OSError, ValueError, RecursionError):
+            return _parse_header(handle, path.stat().st_size)
+    except OSError:
+        return None
+
+
+def _parse_header(handle: BinaryIO, size_bytes: int) -> dict[str, Any] | None:
+    try:
+        start = handle.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(100_000_000, size_bytes - 8):
+            return None
+        header = json.loads(handle.read(length))
+    except (ValueError, RecursionError):
         return None
     return header if isinstance(header, dict) else None

@@ -1,4 +1,4 @@
-"""Whole files or none: sha256, atomic writes, JSON that has no NaN. Standard library only.
+"""Whole files or none: sha256, what may be written, atomic writes, JSON that has no NaN. Standard library only.
 
 Does not know what the files mean; artifact.py and sidecar.py do.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,14 +23,82 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: bool) -> None:
+    """Find, before any work, what would stop an output from being written, or would destroy an input.
+
+    Creates and removes an empty file in each folder: what may be written there is only known by trying.
+
+    Raises:
+        AsrCompressError: an output is an input or another output, is there already (and `force` is False), is
+            something else than a regular file, or cannot be created under its name; or a name is not UTF-8, which
+            no sidecar could hold.
+    """
+    outputs, inputs = list(outputs), list(inputs)
+    for path in (*inputs, *outputs):
+        _require_text(path)
+    seen: set[str] = set()
+    for path in outputs:
+        if any(_same(path, other) for other in inputs):
+            raise AsrCompressError(f"{path}: is an input; choose another name for the output")
+        if os.path.realpath(path) in seen:
+            raise AsrCompressError(f"{path}: is named twice as an output; give each a file of its own")
+        seen.add(os.path.realpath(path))
+        require_absent(path, force=force)
+        _probe(path)
+
+
 def require_absent(path: Path, *, force: bool) -> None:
-    """Raise before any work is done when `path` exists and may not be replaced."""
-    if path.is_dir():
+    """Raise when something is at `path` that may not be replaced, or when its folder is absent.
+
+    A dangling link is something; a device or a pipe is never replaced.
+    """
+    if os.path.isdir(path):
         raise AsrCompressError(f"{path}: is a directory; give the name of a file to write")
-    if path.exists() and not force:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise AsrCompressError(f"{path}: is a device or a pipe; give the name of a file to write")
+    if os.path.lexists(path) and not force:
         raise AsrCompressError(f"{path}: exists already; choose another name, or add --force to replace it")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise AsrCompressError(f"{path}: the folder {path.parent} does not exist; create it first")
+
+
+def _require_text(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise AsrCompressError(f"{str(path)!a}: the name is not UTF-8, so no sidecar can hold it; rename it") from None
+
+
+def _same(path: Path, other: Path) -> bool:
+    """One file under two names: links are followed."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is absent
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _probe(path: Path) -> None:
+    temporary = _temporary(path)
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # refuses a name too long for the file system
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise AsrCompressError(
+            f"{path}: cannot be written: {error.strerror or error}; choose another name or folder"
+        ) from error
+    finally:
+        _remove(temporary)
+
+
+def _temporary(path: Path) -> Path:
+    """A name of its own beside `path`, short whatever the length of that."""
+    return path.with_name(f".{secrets.token_hex(8)}.part")
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):  # an error on the way here says more
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -42,7 +111,7 @@ def atomic_write(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO]
     """
     path = Path(path)
     require_absent(path, force=force)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as handle:
             yield handle
@@ -55,14 +124,14 @@ def atomic_write(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO]
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                require_absent(path, force=False)
+                raise AsrCompressError(f"{path}: exists already, since a moment ago; choose another name") from None
             except OSError:  # a file system without hard links
                 require_absent(path, force=False)
                 os.replace(temporary, path)
     except OSError as error:
         raise AsrCompressError(f"{path}: could not be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 def write_json(path: str | Path, record: dict[str, Any], *, force: bool = False) -> None:

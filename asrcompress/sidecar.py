@@ -7,8 +7,10 @@ Does not compare models; gate.py does. Standard library only.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import math
+import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ from typing import Any
 
 from asrcompress import __version__
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import read_json
+from asrcompress.files import read_json, sha256_file
 
 SCHEMA_VERSION = 1
 KINDS = ("artifact", "analyze", "eval")
@@ -120,7 +122,8 @@ def read(path: str | Path) -> Sidecar:
 
     Raises:
         AsrCompressError: a model was given instead, the file is missing or not a sidecar, its
-            schema_version is not ours, or it holds NaN or infinity.
+            schema_version is not ours, it holds NaN or infinity, or the file that it describes
+            lies beside it and has been replaced since.
     """
     path = Path(path)
     if path.suffix in MODEL_SUFFIXES:
@@ -134,7 +137,31 @@ def read(path: str | Path) -> Sidecar:
         raise AsrCompressError(f"{path}: is a model, not a sidecar; {hint}")
     record = read_json(path)
     check(record, path)
+    _require_current(path, record["model"])
     return Sidecar(path, record)
+
+
+def _require_current(path: Path, described: dict[str, Any]) -> None:
+    """Raise when the model beside the sidecar is another one; a sidecar that was placed elsewhere has none beside it."""
+    model = path.parent / Path(described["file"]).name
+    if not os.path.isfile(model):  # False, too, for a name that no file can have
+        return
+    try:
+        found = model.stat()
+        same = found.st_size == described["size_bytes"]
+        same = same and _sha256_of(model, found.st_size, found.st_mtime_ns) == described["sha256"]
+    except OSError as error:
+        raise AsrCompressError(f"{model}: could not be read: {error.strerror or error}") from error
+    if not same:
+        raise AsrCompressError(
+            f"{path}: describes another file than {model} is now; measure that again, or move the sidecar elsewhere"
+        )
+
+
+@functools.lru_cache
+def _sha256_of(path: Path, size_bytes: int, changed_ns: int) -> str:
+    """Once for all sidecars of a file; size and time are there to tell its versions apart."""
+    return sha256_file(path)
 
 
 def check(record: dict[str, Any], where: str | Path) -> None:

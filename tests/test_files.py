@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import atomic_write, read_json, require_absent, sha256_file, write_json
+from asrcompress.files import atomic_write, check_outputs, read_json, require_absent, sha256_file, write_json
 
 
 @pytest.fixture
@@ -106,6 +107,94 @@ def test_a_directory_and_a_missing_folder_are_refused(tmp_path, force):
         require_absent(tmp_path, force=force)
     with pytest.raises(AsrCompressError, match=r"folder .*absent does not exist; create it first"):
         write(tmp_path / "absent" / "file", force=force)
+
+
+@pytest.mark.parametrize("make", [os.link, os.symlink, lambda source, target: None], ids=["link", "symlink", "itself"])
+@pytest.mark.parametrize("force", [False, True])
+def test_an_input_is_never_an_output(tmp_path, make, force):
+    (tmp_path / "in").write_bytes(b"input")
+    make(tmp_path / "in", tmp_path / "out")
+    output = tmp_path / "out" if (tmp_path / "out").exists() else tmp_path / "." / "in"
+    with pytest.raises(AsrCompressError, match="is an input"):
+        check_outputs([tmp_path / "new", output], [tmp_path / "in"], force=force)
+    assert (tmp_path / "in").read_bytes() == b"input"
+
+
+def test_two_outputs_are_two_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AsrCompressError, match="a file of its own"):
+        check_outputs([Path("a"), tmp_path / "a"], [], force=True)
+    check_outputs([Path("a"), tmp_path / "b"], [], force=False)
+    assert os.listdir(tmp_path) == []  # looking leaves nothing
+
+
+@pytest.mark.parametrize("what", ["fifo", "/dev/null", "directory", "link to /dev/null"])
+def test_what_is_no_file_is_not_replaced(tmp_path, what):
+    path = Path("/dev/null") if what == "/dev/null" else tmp_path / "out"
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "directory":
+        path.mkdir()
+    elif what.startswith("link"):
+        path.symlink_to("/dev/null")
+    before = path.lstat()
+    with pytest.raises(AsrCompressError, match=r"is a (device or a pipe|directory); give the name of a file"):
+        check_outputs([path], [], force=True)
+    with pytest.raises(AsrCompressError), atomic_write(path, force=True):
+        pass
+    assert path.lstat().st_ino == before.st_ino
+
+
+def test_a_dangling_link_is_something_that_exists(tmp_path):
+    path = tmp_path / "out"
+    path.symlink_to(tmp_path / "gone")
+    with pytest.raises(AsrCompressError, match="exists already"):
+        check_outputs([path], [], force=False)
+    with pytest.raises(AsrCompressError, match="exists already"):
+        write(path)
+    write(path, force=True)
+    assert path.read_bytes() == b"new" and not path.is_symlink()
+
+
+def test_a_link_that_came_into_being_meanwhile_is_not_silently_kept(tmp_path):
+    with pytest.raises(AsrCompressError, match="exists already"), atomic_write(tmp_path / "out") as handle:
+        handle.write(b"new")
+        (tmp_path / "out").symlink_to(tmp_path / "gone")
+
+
+def test_the_longest_name_that_the_file_system_takes(tmp_path):
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    with pytest.raises(AsrCompressError, match="name too long"):
+        check_outputs([tmp_path / ("a" * (longest + 1))], [], force=False)
+    check_outputs([tmp_path / ("a" * longest)], [], force=False)
+    write(tmp_path / ("a" * longest))
+    assert os.listdir(tmp_path) == ["a" * longest]
+
+
+@pytest.mark.parametrize("role", ["input", "output"])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path, role):
+    path = tmp_path / os.fsdecode(b"m\xff.pt")
+    paths = ([path], []) if role == "output" else ([tmp_path / "out"], [path])
+    with pytest.raises(AsrCompressError, match=r"m\\udcff\.pt.*not UTF-8"):
+        check_outputs(*paths, force=False)
+
+
+def test_a_folder_that_takes_no_file_is_found_before_any_work(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)  # root may write anywhere, so the mode of a folder cannot show it
+    with pytest.raises(AsrCompressError, match=r"out: cannot be written: Permission denied"):
+        check_outputs([tmp_path / "out"], [], force=True)
+
+
+def test_trouble_with_the_temporary_file_does_not_hide_the_cause(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(ValueError, match="the cause"), atomic_write(tmp_path / "out"):
+        raise ValueError("the cause")
 
 
 def test_json_comes_back_as_it_was_written(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -288,3 +289,50 @@ def test_a_contradiction_about_one_file_is_an_error(evaluation):
     second["input"]["duration_s"], second["metrics"]["macs"] = 5.0, 1
     with pytest.raises(AsrCompressError, match="says macs is 1"):
         merge([*sidecars(INT8[1]), Sidecar(Path("short.json"), second)])
+
+
+# ---------------------------------------------------------------- the model beside it
+
+
+def beside(folder: Path, record: dict, data: bytes) -> Path:
+    """A sidecar in `folder` and the model it describes, whose bytes are `data`."""
+    record["model"] |= {"file": "m.pt", "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "m.pt").write_bytes(data)
+    return write(folder, record, "m.pt.eval.json")
+
+
+@pytest.mark.parametrize("now", [b"other", b"abcde" * 2, b""], ids=["same size", "longer", "empty"])
+def test_a_model_replaced_since_is_not_what_the_sidecar_describes(evaluation, tmp_path, now):
+    path = beside(tmp_path, evaluation, b"model")
+    assert read(path).sha256 == hashlib.sha256(b"model").hexdigest()
+    (tmp_path / "m.pt").write_bytes(now)
+    with pytest.raises(AsrCompressError, match=rf"{path}: .*{tmp_path / 'm.pt'}"):
+        read(path)
+
+
+def test_a_sidecar_elsewhere_is_not_checked(evaluation, tmp_path):
+    path = beside(tmp_path, evaluation, b"model")
+    (tmp_path / "m.pt").write_bytes(b"other")
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / path.name)
+    assert read(moved).kind == "eval"
+
+
+@pytest.mark.parametrize("name", ["../m.pt", ".", "..", "", "a\0b", "x" * 5000])
+def test_no_name_leads_out_of_the_folder(evaluation, tmp_path, name):
+    (tmp_path / "m.pt").write_bytes(b"other")
+    (tmp_path / "in").mkdir()
+    evaluation["model"]["file"] = name
+    assert read(write(tmp_path / "in", evaluation)).kind == "eval"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fits"),
+    [
+        ("num_bits", None, True), ("granularity", None, True), ("bits", [2, 8], True), ("level", "partial", True),
+        ("packed_params_share", 1.2, False), ("bits", ["8"], False), ("level", "complete", False),
+    ],
+)  # fmt: skip
+def test_schema_of_compression(key, value, fits, evaluation, validator):
+    evaluation["model"]["compression"][key] = value
+    assert validator.is_valid(evaluation) is fits

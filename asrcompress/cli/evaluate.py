@@ -26,22 +26,38 @@ def evaluate(
     baseline: Annotated[
         Optional[Path], typer.Option("--baseline", help="Earlier .eval.json on the same set: adds a paired interval.")
     ] = None,
-    beam: Annotated[int, typer.Option(help="Beam width (ASR).")] = 5,
-    lenpen: Annotated[float, typer.Option(help="Length penalty: above 1 favours longer texts (ASR).")] = 1.0,
-    max_len_a: Annotated[float, typer.Option(help="At most a*frames + b tokens are generated (ASR).")] = 0.0,
-    max_len_b: Annotated[int, typer.Option(help="See --max-len-a (ASR).")] = 200,
+    beam: Annotated[Optional[int], typer.Option(help="Beam width (ASR). [default: 5]", show_default=False)] = None,
+    lenpen: Annotated[
+        Optional[float],
+        typer.Option(help="Length penalty: above 1 favours longer texts (ASR). [default: 1.0]", show_default=False),
+    ] = None,
+    max_len_a: Annotated[
+        Optional[float],
+        typer.Option(help="At most a*frames + b tokens are generated (ASR). [default: 0.0]", show_default=False),
+    ] = None,
+    max_len_b: Annotated[
+        Optional[int], typer.Option(help="See --max-len-a (ASR). [default: 200]", show_default=False)
+    ] = None,
     batch_size: Annotated[
         int,
         typer.Option(
             help="Utterances decoded together. 1 is reproducible to the bit; more is faster and, by padding, can change a word."
         ),
     ] = 1,
-    normalizer: Annotated[str, typer.Option(help="Text normaliser, for both sides: basic or none (ASR).")] = "basic",
+    normalizer: Annotated[
+        Optional[str],
+        typer.Option(help="Text normaliser, for both sides: basic or none (ASR). [default: basic]", show_default=False),
+    ] = None,
     keyword: Annotated[Optional[str], typer.Option(help="The word to find (keywords).")] = None,
     split: Annotated[
         Optional[str], typer.Option(help="train, val or test, where the set has splits (keywords).")
     ] = None,
-    threshold: Annotated[float, typer.Option(help="Probability from which a clip counts as the keyword.")] = 0.5,
+    threshold: Annotated[
+        Optional[float],
+        typer.Option(
+            help="Probability from which a clip counts as the keyword (keywords). [default: 0.5]", show_default=False
+        ),
+    ] = None,
     audio_root: Annotated[
         Optional[Path], typer.Option(help="Where a table's relative audio paths start [default: its folder].")
     ] = None,
@@ -69,7 +85,7 @@ def evaluate(
         raise AsrCompressError("--data is missing: name the test set")
 
     from asrcompress.cli.trust import warn_of_trust
-    from asrcompress.ops.evaluate import EvalConfig
+    from asrcompress.ops.eval_config import EvalConfig
     from asrcompress.ops.evaluate import evaluate as run
     from asrcompress.ops.load import set_threads
 

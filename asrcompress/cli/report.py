@@ -66,6 +66,7 @@ def report(
     """
     from asrcompress import gate
     from asrcompress import report as formats
+    from asrcompress.files import check_outputs
     from asrcompress.report.rows import build_report
     from asrcompress.sidecar import read
 
@@ -73,7 +74,7 @@ def report(
     paths = _paths(sidecars or [])
     outputs = {"html": html, "junit": junit, "markdown": markdown, "csv": csv, "json": json}
     chosen = {name: path for name, path in outputs.items() if path is not None}
-    _check_outputs(chosen, [*paths, *(baseline or [])], force)
+    check_outputs(chosen.values(), [*paths, *(baseline or [])], force=force)
     built = build_report([read(path) for path in paths], [read(path) for path in baseline or []], requirements)
 
     texts = {path: formats.render(name, built) for name, path in chosen.items()}
@@ -117,23 +118,6 @@ def _stdin_paths() -> list[Path]:
             "stdin is not text; pipe the paths of sidecars, one a line, not a file's bytes"
         ) from None
     return [Path(line.strip()) for line in lines if line.strip()]
-
-
-def _check_outputs(outputs: dict[str, Path], inputs: list[Path], force: bool) -> None:
-    """Find before any work what would stop an output from being written."""
-    from asrcompress.files import require_absent
-
-    resolved = {path.resolve() for path in inputs}
-    seen: dict[Path, str] = {}
-    for name, path in outputs.items():
-        if path.resolve() in resolved:
-            raise AsrCompressError(f"{path}: is an input; choose another name for --{name}")
-        if path.resolve() in seen:
-            raise AsrCompressError(
-                f"{path}: is named by --{seen[path.resolve()]} and --{name}; give each a file of its own"
-            )
-        seen[path.resolve()] = name
-        require_absent(path, force=force)
 
 
 def _write(texts: dict[Path, str], force: bool) -> None:

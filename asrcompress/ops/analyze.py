@@ -6,17 +6,19 @@ dispatched. Says which share of the MACs ran on integers; it does not judge qual
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asrcompress.artifact import byte_ledger
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import require_absent, write_json
+from asrcompress.files import check_outputs, write_json
 from asrcompress.metrics.cost import MacCount, count_macs
 from asrcompress.metrics.thop_convention import CONVENTIONS, thop_macs
 from asrcompress.modules.swap import find_weights
@@ -33,6 +35,8 @@ from asrcompress.ops.load import (
 from asrcompress.sidecar import build, sidecar_path
 
 MACS_CONVENTIONS = ("true", *CONVENTIONS)
+MAX_COUNT = 10**6  # inputs and tokens
+BYTES_PER_INPUT_BYTE = 8  # that a run takes, as measured with s2t_transformer; an estimate
 INTEGER_DTYPES = {"int8", "uint8", "int16", "int32"}
 
 
@@ -52,8 +56,9 @@ class AnalyzeConfig:
             )
         if self.duration_s is not None and not 0 < self.duration_s <= 3600:
             raise AsrCompressError(f"--duration-s {self.duration_s}: give seconds above 0 and up to 3600")
-        if self.batch_size < 1 or (self.num_tokens is not None and self.num_tokens < 1):
-            raise AsrCompressError("--batch-size and --tokens must be at least 1")
+        for option, value in (("--batch-size", self.batch_size), ("--tokens", self.num_tokens)):
+            if value is not None and not 1 <= value <= MAX_COUNT:
+                raise AsrCompressError(f"{option} {value}: is out of range; use 1 to {MAX_COUNT}")
 
 
 def analyze(
@@ -74,16 +79,22 @@ def analyze(
     path = Path(path)
     require_model_file(path)
     output = Path(output) if output else sidecar_path(path, "analyze")
-    require_absent(output, force=force)
+    check_outputs([output], [path], force=force)
     source = open_source(path, data_dir=data_dir, trust=trust)
     loaded = build_model(source)
     duration_s = config.duration_s if config.duration_s is not None else source.family.DEFAULT_DURATION_S
-    inputs, input_record = source.family.example_inputs(source.spec, duration_s, config.num_tokens, config.batch_size)
-    with torch.no_grad():
-        count = count_macs(loaded.module, lambda: loaded.module(*inputs))
-    # thop knows torch's own classes only: it is shown what the float model would cost.
     float_module = source.family.build(source.spec)
-    with torch.no_grad():
+    with _running(path, duration_s, config), torch.no_grad():
+        inputs, input_record = source.family.example_inputs(
+            source.spec, duration_s, config.num_tokens, config.batch_size
+        )
+        if config.num_tokens is not None and input_record["num_tokens"] is None:
+            raise AsrCompressError(
+                f"--tokens {config.num_tokens}: {path} has no decoder that takes tokens; leave it out"
+            )
+        _check_memory(inputs)
+        count = count_macs(loaded.module, lambda: loaded.module(*inputs))
+        # thop knows torch's own classes only: it is shown what the float model would cost.
         thop = {convention: thop_macs(float_module, inputs, convention=convention) for convention in CONVENTIONS}
     macs = count.total if config.macs_convention == "true" else thop[config.macs_convention]
     model = describe(source, count_params(source))
@@ -112,6 +123,28 @@ def analyze(
     )
     write_json(output, record, force=force)
     return output, record
+
+
+@contextmanager
+def _running(path: Path, duration_s: float, config: AnalyzeConfig) -> Iterator[None]:
+    """What torch says of an input that is too large, or longer than the model's positions, in one line."""
+    try:
+        yield
+    except (RuntimeError, IndexError, MemoryError) as error:
+        tokens = f", {config.num_tokens} tokens" if config.num_tokens is not None else ""
+        cause = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise AsrCompressError(
+            f"{path}: does not run on a batch of {config.batch_size}, {duration_s:g} s{tokens} ({cause[0]}); "
+            "lower --batch-size, --duration-s or --tokens"
+        ) from error
+
+
+def _check_memory(inputs: tuple[Tensor, ...]) -> None:
+    """Raise before the system would end the process without a word."""
+    needed = BYTES_PER_INPUT_BYTE * sum(tensor.numel() * tensor.element_size() for tensor in inputs)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise MemoryError(f"about {needed / 1e9:.0f} GB would be needed, {there / 1e9:.0f} GB are there")
 
 
 def ledger_entries(source: Source) -> list[dict[str, Any]]:
@@ -203,6 +236,6 @@ def level(source: Source, count: MacCount) -> dict[str, Any]:
         "packed_params_share": packed / num_params if num_params else None,
         "integer_macs_share": on_integers / count.total if count.total else None,
         "float_modules": sorted({r.module for r in count.records if not set(r.operand_dtypes) <= INTEGER_DTYPES})
-        if source.content and source.content.recipe.get("level") == "computed"
+        if source.content and source.content.recipe.get("activations") == "int8"
         else None,
     }

@@ -2,15 +2,17 @@
 
 Every utterance is scored. Audio that cannot be read is counted and stops the run before any of it
 starts; audio shorter than one analysis window has no frames and is scored as an empty hypothesis.
-What is specific to transcripts and to keywords is in score_asr.py and score_keywords.py.
+Options are eval_config.py's, a baseline is baseline.py's; what is specific to transcripts and to keywords
+is in score_asr.py and score_keywords.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import torch
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import atomic_write, read_json, require_absent, write_json
+from asrcompress.files import atomic_write, check_outputs, write_json
+from asrcompress.ops.baseline import read_baseline
+from asrcompress.ops.eval_config import EvalConfig, task_options
 from asrcompress.ops.load import (
     LoadedModel,
     build_model,
@@ -32,41 +36,6 @@ from asrcompress.sidecar import build, sidecar_path
 from asrcompress.speech.audio import read_audio
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Options of `eval`. Decoding options mean nothing to a keyword model; keyword and split are refused for ASR."""
-
-    data: Path
-    audio_root: Path | None = None
-    beam: int = 5
-    lenpen: float = 1.0
-    max_len_a: float = 0.0
-    max_len_b: int = 200
-    batch_size: int = 1
-    normalizer: str = "basic"
-    keyword: str | None = None
-    split: str | None = None
-    threshold: float = 0.5
-    limit: int | None = None
-    baseline: Path | None = None
-    num_resamples: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        for option, value, fits in (
-            ("--beam", self.beam, self.beam >= 1),
-            ("--batch-size", self.batch_size, self.batch_size >= 1),
-            ("--limit", self.limit, self.limit is None or self.limit >= 1),
-            ("--resamples", self.num_resamples, self.num_resamples >= 100),
-            ("--confidence", self.confidence, 0 < self.confidence < 1),
-            ("--threshold", self.threshold, 0 <= self.threshold <= 1),
-        ):
-            if not fits:
-                raise AsrCompressError(f"{option} {value}: is out of range; see asrcompress eval --help")
 
 
 @dataclass
@@ -91,14 +60,6 @@ class Measured:
     paired: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """An earlier run's sidecar and its utterances, by id."""
-
-    record: dict[str, Any]
-    utterances: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
 def evaluate(
     path: str | Path,
     config: EvalConfig,
@@ -119,26 +80,26 @@ def evaluate(
     if not config.data.exists():
         raise AsrCompressError(f"{config.data}: no such file or folder; --data names the test set")
     output = Path(output) if output else sidecar_path(path, "eval")
-    require_absent(output, force=force)
     utterances_path = output.with_name(output.name.removesuffix(".json") + ".utterances.jsonl")
-    require_absent(utterances_path, force=force)
     baseline = read_baseline(config.baseline) if config.baseline else None
+    inputs = [path, config.data, *([baseline.path, baseline.utterances_path] if baseline else [])]
+    check_outputs([output, utterances_path], inputs, force=force)
     check_device(config.device)
-    loaded = build_model(open_source(path, data_dir=data_dir, trust=trust), device=config.device)
-    if loaded.source.family.TASK == "asr":
-        for option, value in (("--keyword", config.keyword), ("--split", config.split)):
-            if value is not None:
-                raise AsrCompressError(
-                    f"{option} {value}: is for keyword models, and {path} is a {loaded.source.spec.family}"
-                )
+    source = open_source(path, data_dir=data_dir, trust=trust)
+    options = task_options(config, source.family.TASK, f"{path} is of the family {source.spec.family}")
+    loaded = build_model(source, device=config.device)
+    if source.family.TASK == "asr":
         from asrcompress.ops.score_asr import measure
     else:
         from asrcompress.ops.score_keywords import measure
     clock = Clock()
-    measured = measure(loaded, config, baseline, clock, progress)
+    measured = measure(loaded, config, options, baseline, clock, progress)
     model = describe(loaded.source, count_params(loaded.source))
     sizes = {key: model[key] for key in ("size_bytes", "model_size_bytes", "num_params")}
     factor = clock.compute_s / clock.audio_s if clock.audio_s else None
+    lines = "".join(
+        json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in measured.utterances
+    ).encode()
     record = build(
         "eval",
         model=model,
@@ -150,11 +111,11 @@ def evaluate(
         intervals=measured.intervals,
         paired=measured.paired,
         utterances_file=utterances_path.name,
+        utterances_sha256=hashlib.sha256(lines).hexdigest(),
         curve=measured.curve,
     )
-    lines = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in measured.utterances)
     with atomic_write(utterances_path, force=force) as handle:
-        handle.write(lines.encode())
+        handle.write(lines)
     write_json(output, record, force=force)
     return output, record
 
@@ -197,48 +158,3 @@ def batches_of_features(
             batch.append(family.features(spec, audio))
             clock.compute_s += time.perf_counter() - begin
         yield positions, batch
-
-
-def read_baseline(path: Path) -> Baseline:
-    """An eval sidecar and the utterances file it names."""
-    record = read_json(path)
-    name = record.get("utterances_file")
-    if record.get("kind") != "eval" or not isinstance(name, str):
-        raise AsrCompressError(
-            f"{path}: is not a sidecar of asrcompress eval; --baseline needs one, with its utterances file"
-        )
-    file = path.with_name(name)
-    try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        utterances = {str(line["id"]): line for line in lines}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        cause = getattr(error, "strerror", None) or error
-        raise AsrCompressError(
-            f"{file}: the utterances of the baseline {path.name} cannot be read ({cause}); put the file that eval wrote "
-            "with it beside it, or evaluate the baseline's model again"
-        ) from error
-    return Baseline(record, utterances)
-
-
-def check_comparable(
-    baseline: Baseline, config: EvalConfig, data: dict[str, Any], decoding: dict[str, Any], normalizer: Any
-) -> None:
-    """Raise when the baseline was measured on another test set, with another normaliser or decoded differently."""
-    there = baseline.record.get("data") or {}
-    if there.get("sha256") != data["sha256"]:
-        raise AsrCompressError(
-            f"{config.baseline}: was measured on another test set: {_set(there)} there, {_set(data)} here; "
-            "evaluate both on the same set, with the same --limit and --split"
-        )
-    for what, ours, theirs in (
-        ("normaliser", normalizer, baseline.record.get("normalizer")),
-        ("decoding", decoding, baseline.record.get("decoding")),
-    ):
-        if ours != theirs:
-            raise AsrCompressError(
-                f"{config.baseline}: was measured with another {what}: {theirs} there, {ours} here; evaluate both alike"
-            )
-
-
-def _set(data: dict[str, Any]) -> str:
-    return f"{data.get('file')} with {data.get('num_utterances')} utterances (sha256 {str(data.get('sha256'))[:8]})"

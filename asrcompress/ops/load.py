@@ -5,6 +5,7 @@ The model is always built fresh and filled from the file alone.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asrcompress.artifact import FORMAT, ArtifactContent, is_artifact, load_artifact
+from asrcompress.artifact import FORMAT, ArtifactContent, is_artifact, parse_artifact, read_bytes
 from asrcompress.checkpoints import Checkpoint, read_checkpoint
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import sha256_file
 from asrcompress.models import ModelSpec, get_family, recognise
 from asrcompress.modules.swap import find_weights, swap
 from asrcompress.sidecar import describe_environment
+
+# What building from a configuration that is not one can raise, in torch, in Fairseq and in our families.
+MISFIT = (LookupError, AttributeError, TypeError, ValueError, AssertionError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Source:
 
     tensors: float state dict of the model, tied aliases included (artifacts: unpacked only those
     that are stored in float; see `content.quantized` for the rest).
+    sha256, size_bytes: of the file as it was read, which may not be what lies at `path` later.
     """
 
     path: Path
@@ -37,6 +42,8 @@ class Source:
     tensors: dict[str, Tensor]
     checkpoint: Checkpoint | None
     content: ArtifactContent | None
+    sha256: str
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,19 @@ def open_source(path: str | Path, *, data_dir: Path | None = None, trust: bool =
     """Read a checkpoint or an artifact and recognise its family."""
     path = Path(path)
     if path.is_file() and is_artifact(path):
-        content = load_artifact(path)
+        data = read_bytes(path)
+        content = parse_artifact(data, path)
         spec = ModelSpec(content.family, content.config, content.vocabulary)
-        return Source(path, get_family(content.family), spec, content.floats, None, content)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Source(path, get_family(content.family), spec, content.floats, None, content, sha256, len(data))
+    before = _identity(path)
     checkpoint = read_checkpoint(path, trust=trust)
+    if _identity(path) != before:
+        raise _changed(path)
     family = recognise(checkpoint)
     spec = family.read_spec(checkpoint, data_dir)
-    return Source(path, family, spec, family.clean_tensors(checkpoint, spec), checkpoint, None)
+    tensors = family.clean_tensors(checkpoint, spec)
+    return Source(path, family, spec, tensors, checkpoint, None, checkpoint.sha256, checkpoint.size_bytes)
 
 
 def require_model_file(path: Path) -> None:
@@ -68,9 +81,28 @@ def require_model_file(path: Path) -> None:
         raise AsrCompressError(f"{path}: is a sidecar; give the model it describes, {path.with_name(path.name[:-5])}")
 
 
+def build_float(source: Source) -> nn.Module:
+    """The source's float model, freshly built and not filled.
+
+    Raises:
+        AsrCompressError: what the file says of its model does not build one.
+    """
+    try:
+        module: nn.Module = source.family.build(source.spec)
+    except AsrCompressError:
+        raise
+    except MISFIT as error:
+        cause = next(iter(str(error).strip().splitlines()), "")
+        raise AsrCompressError(
+            f"{source.path}: its configuration does not build a {source.spec.family} "
+            f"({type(error).__name__}{f': {cause}' if cause else ''}); use the file that asrcompress or training wrote"
+        ) from error
+    return module
+
+
 def build_model(source: Source, *, device: str = "cpu") -> LoadedModel:
     """Build the source's model fresh and fill it; every tensor must find its place."""
-    module = source.family.build(source.spec)
+    module = build_float(source)
     quantized = source.content.quantized if source.content else {}
     _fill(module, source, set(quantized))
     if source.content:
@@ -89,21 +121,35 @@ def load_model(
 
 
 def describe(source: Source, num_params: int) -> dict[str, Any]:
-    """The `model` part of every sidecar. Sizes are read from the disk now."""
-    size_bytes = source.path.stat().st_size
-    ledger = source.checkpoint.ledger if source.checkpoint else {"model": size_bytes, "optimizer": 0}
+    """The `model` part of every sidecar: of the file as it was read, which must still be the file on disk.
+
+    Raises:
+        AsrCompressError: it is not: another file lies there by now, or none.
+    """
+    require_unchanged(source)
+    ledger = source.checkpoint.ledger if source.checkpoint else {"model": source.size_bytes, "optimizer": 0}
     return {
         "file": source.path.name,
         "format": source.checkpoint.format if source.checkpoint else FORMAT,
         "family": source.spec.family,
-        "sha256": sha256_file(source.path),
-        "size_bytes": size_bytes,
+        "sha256": source.sha256,
+        "size_bytes": source.size_bytes,
         "model_size_bytes": ledger["model"],
         "optimizer_size_bytes": ledger["optimizer"],
         "num_params": num_params,
         "parent_sha256": source.content.parent.get("sha256") if source.content else None,
-        "compression": compression(source.content.recipe) if source.content else None,
+        "compression": compression(source.content, num_params) if source.content else None,
     }
+
+
+def require_unchanged(source: Source) -> None:
+    """Raise when the file on disk is not, byte for byte, the one that `source` was read from."""
+    try:
+        same = source.path.stat().st_size == source.size_bytes and sha256_file(source.path) == source.sha256
+    except OSError:
+        same = False
+    if not same:
+        raise _changed(source.path)
 
 
 def set_threads(num_threads: int) -> None:
@@ -119,10 +165,21 @@ def environment(device: str) -> dict[str, Any]:
     return describe_environment(device=device, num_threads=torch.get_num_threads())
 
 
-def compression(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What was done, in the sidecar's words."""
-    keys = ("num_bits", "granularity", "activations", "level", "method", "include", "exclude")
-    return {key: recipe.get(key) for key in keys}
+def compression(content: ArtifactContent, num_params: int) -> dict[str, Any]:
+    """What is packed, read from the weights, and the last step's options, in the sidecar's words.
+
+    num_bits and granularity are None where the packed weights differ; `bits` lists what they have.
+    """
+    weights = content.quantized.values()
+    bits = sorted({weight.num_bits for weight in weights})
+    granularities = {str(weight.granularity) for weight in weights}
+    packed_params = sum(weight.codes.numel() for weight in weights)
+    return {
+        "num_bits": bits[0] if len(bits) == 1 else None,
+        "bits": bits,
+        "granularity": granularities.pop() if len(granularities) == 1 else None,
+        "packed_params_share": packed_params / num_params if num_params else None,
+    } | {key: content.recipe.get(key) for key in ("activations", "level", "method", "include", "exclude")}
 
 
 def count_params(source: Source) -> int:
@@ -136,6 +193,19 @@ def count_params(source: Source) -> int:
     if source.content:
         total += sum(weight.codes.numel() for weight in source.content.quantized.values())
     return total
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written to, cheaply; None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _changed(path: Path) -> AsrCompressError:
+    return AsrCompressError(f"{path}: changed while it was being measured; run again when nothing else writes to it")
 
 
 def _fill(module: nn.Module, source: Source, packed: set[str]) -> None:

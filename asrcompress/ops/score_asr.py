@@ -9,46 +9,38 @@ from typing import Any
 from asrcompress.metrics.bootstrap import bootstrap_interval, paired_bootstrap
 from asrcompress.metrics.error_rate import ErrorRate, UtteranceErrors, score
 from asrcompress.metrics.normalizers import get_normalizer
-from asrcompress.ops.evaluate import (
-    Baseline,
-    Clock,
-    EvalConfig,
-    Measured,
-    Progress,
-    batches_of_features,
-    check_audio,
-    check_comparable,
-)
+from asrcompress.ops.baseline import Baseline, comparable_values
+from asrcompress.ops.eval_config import EvalConfig
+from asrcompress.ops.evaluate import Clock, Measured, Progress, batches_of_features, check_audio
 from asrcompress.ops.load import LoadedModel
-from asrcompress.ops.subset import first_utterances
+from asrcompress.ops.subset import first_utterances, require_words
 from asrcompress.speech.datasets import read_utterances
 
 
 def measure(
-    loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, clock: Clock, progress: Progress
+    loaded: LoadedModel,
+    config: EvalConfig,
+    options: dict[str, Any],
+    baseline: Baseline | None,
+    clock: Clock,
+    progress: Progress,
 ) -> Measured:
     """Decode every utterance with the family's search and score it."""
     family, spec = loaded.source.family, loaded.source.spec
-    normalizer = get_normalizer(config.normalizer)
+    normalizer = get_normalizer(options["normalizer"])
+    search = {name: options[name] for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
     dataset = first_utterances(read_utterances(config.data, audio_root=config.audio_root), config.limit)
+    require_words(dataset, normalizer, config.limit)
     files = [utterance.audio for utterance in dataset.utterances]
-    decoding = {
-        "method": "beam_search", "beam": config.beam, "lenpen": config.lenpen, "max_len_a": config.max_len_a,
-        "max_len_b": config.max_len_b, "batch_size": config.batch_size,
-    }  # fmt: skip
+    decoding = {"method": "beam_search"} | search | {"batch_size": config.batch_size}
     data = {"file": config.data.resolve().name, "sha256": dataset.sha256, "num_utterances": len(files), "split": None}
     normalizer_record = {"name": normalizer.name, "sha256": normalizer.sha256}
+    theirs = None
     if baseline:
-        check_comparable(baseline, config, data, decoding, normalizer_record)
+        ids = [utterance.id for utterance in dataset.utterances]
+        theirs = comparable_values(baseline, "errors", ids, data=data, decoding=decoding, normalizer=normalizer_record)
     durations = check_audio(config.data, files, family.SAMPLE_RATE_HZ)
-    transcribe = family.transcriber(
-        spec,
-        loaded.module,
-        beam=config.beam,
-        lenpen=config.lenpen,
-        max_len_a=config.max_len_a,
-        max_len_b=config.max_len_b,
-    )
+    transcribe = family.transcriber(spec, loaded.module, **search)
     hypotheses = [""] * len(files)
     num_without_frames = 0
     for positions, batch in batches_of_features(loaded, files, config.batch_size, clock):
@@ -79,7 +71,7 @@ def measure(
         utterances=lines,
         data=data,
         normalizer=normalizer_record,
-        paired=_pair(lines, baseline, config) if baseline else None,
+        paired=_pair(lines, theirs, baseline, config) if baseline and theirs else None,
     )
 
 
@@ -103,11 +95,11 @@ def _line(identifier: str, errors: UtteranceErrors, duration_s: float) -> dict[s
     }
 
 
-def _pair(lines: list[dict[str, Any]], baseline: Baseline, config: EvalConfig) -> dict[str, Any]:
-    """The difference of corpus WERs over the same draws of utterances; ids are equal, as the data's sha256 is."""
+def _pair(lines: list[dict[str, Any]], theirs: list[float], baseline: Baseline, config: EvalConfig) -> dict[str, Any]:
+    """The difference of corpus WERs over the same draws of utterances."""
     paired = paired_bootstrap(
         [line["errors"] for line in lines],
-        [baseline.utterances[line["id"]]["errors"] for line in lines],
+        theirs,
         [line["num_reference_words"] for line in lines],
         num_resamples=config.num_resamples, confidence=config.confidence, seed=config.seed,
     )  # fmt: skip

@@ -13,40 +13,41 @@ from asrcompress.metrics.detection import (
     paired_bootstrap_au_fa_fr,
     thin_curve,
 )
-from asrcompress.ops.evaluate import (
-    Baseline,
-    Clock,
-    EvalConfig,
-    Measured,
-    Progress,
-    batches_of_features,
-    check_audio,
-    check_comparable,
-)
+from asrcompress.ops.baseline import Baseline, comparable_values
+from asrcompress.ops.eval_config import EvalConfig
+from asrcompress.ops.evaluate import Clock, Measured, Progress, batches_of_features, check_audio
 from asrcompress.ops.load import LoadedModel
 from asrcompress.ops.subset import first_clips
 from asrcompress.speech.keyword_datasets import read_keyword_clips
 
 
 def measure(
-    loaded: LoadedModel, config: EvalConfig, baseline: Baseline | None, clock: Clock, progress: Progress
+    loaded: LoadedModel,
+    config: EvalConfig,
+    options: dict[str, Any],
+    baseline: Baseline | None,
+    clock: Clock,
+    progress: Progress,
 ) -> Measured:
     """Score every clip; the score is the probability of the keyword."""
     family = loaded.source.family
+    split, threshold = options["split"], options["threshold"]
     dataset = first_clips(
-        read_keyword_clips(config.data, keyword=config.keyword, split=config.split, audio_root=config.audio_root),
+        read_keyword_clips(config.data, keyword=options["keyword"], split=split, audio_root=config.audio_root),
         config.limit,
     )
     files = [clip.audio for clip in dataset.clips]
-    decoding = {"method": "threshold", "keyword": dataset.keyword, "threshold": config.threshold}
+    decoding = {"method": "threshold", "keyword": dataset.keyword, "threshold": threshold}
     data = {
         "file": config.data.resolve().name,
         "sha256": dataset.sha256,
         "num_utterances": len(files),
-        "split": config.split,
+        "split": split,
     }
+    theirs = None
     if baseline:
-        check_comparable(baseline, config, data, decoding, None)
+        ids = [clip.id for clip in dataset.clips]
+        theirs = comparable_values(baseline, "score", ids, data=data, decoding=decoding, normalizer=None)
     check_audio(config.data, files, family.SAMPLE_RATE_HZ)
     scores: list[float] = []
     for positions, batch in batches_of_features(loaded, files, config.batch_size, clock):
@@ -56,7 +57,7 @@ def measure(
         clock.compute_s += time.perf_counter() - begin
     progress(len(files), len(files))
     labels = [clip.is_keyword for clip in dataset.clips]
-    curve, point = detection_curve(scores, labels), at_threshold(scores, labels, config.threshold)
+    curve, point = detection_curve(scores, labels), at_threshold(scores, labels, threshold)
     bootstrap: dict[str, Any] = {
         "num_resamples": config.num_resamples,
         "confidence": config.confidence,
@@ -74,8 +75,7 @@ def measure(
         "num_positives": point.num_positives,
     }
     paired = None
-    if baseline:
-        theirs = [baseline.utterances[clip.id]["score"] for clip in dataset.clips]
+    if baseline and theirs:
         difference = asdict(paired_bootstrap_au_fa_fr(scores, theirs, labels, **bootstrap))
         paired = {"baseline_sha256": baseline.record["model"]["sha256"], "metric": "au_fa_fr"} | difference
     return Measured(

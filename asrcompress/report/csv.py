@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import io
 
-from asrcompress.report.rows import COLUMNS, QUALITY_METRICS, Report
+from asrcompress.report.rows import COLUMNS, QUALITY_METRICS, Report, compression_text
+
+COMPRESSION = ("num_bits", "granularity", "activations", "level", "packed_params_share")
 
 
 def render(report: Report) -> str:
@@ -19,11 +21,11 @@ def render(report: Report) -> str:
     ends = [(name, end) for name in QUALITY_METRICS if name in measured for end in ("low", "high")]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["model", "sha256", "is_baseline", "num_bits", "granularity", "activations", "level", *names]
+    writer.writerow(["model", "sha256", "is_baseline", *COMPRESSION, "bits", *names]
                     + [f"{name}_interval_{end}" for name, end in ends])  # fmt: skip
     for row in report.rows:
         compression = row.measured.compression
-        cells = [compression.get(key) for key in ("num_bits", "granularity", "activations", "level")]
+        cells = [*(compression.get(key) for key in COMPRESSION), compression_text("bits", compression)]
         cells += [row.values.get(name) for name in names]
         cells += [(row.interval(name) or {}).get(end) for name, end in ends]
         writer.writerow([row.label, row.measured.sha256, str(row.is_baseline).lower()]

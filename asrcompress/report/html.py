@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from html import escape
 
-from asrcompress.report.rows import QUALITY_METRICS, Report, Row, columns, number_text, printable
+from asrcompress.report.rows import QUALITY_METRICS, Report, Row, columns, printable
 from asrcompress.report.svg import Point, plot
 
 STATUS = {"passed": "✓ passed", "failed": "✗ failed", "error": "! not measured"}

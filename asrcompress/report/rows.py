@@ -190,10 +190,10 @@ def columns(report: Report) -> list[Column]:
     rows = report.rows
     baseline_mark = " (baseline)"
     found = [Column("model", tuple(row.label + (baseline_mark if row.is_baseline else "") for row in rows), False)]
-    for key, heading in (("num_bits", "bits"), ("activations", "activations"), ("level", "level")):
-        cells = tuple(printable(row.measured.compression.get(key, "")) for row in rows)
+    for heading in ("bits", "activations", "level", "packed_params_share"):
+        cells = tuple(compression_text(heading, row.measured.compression) for row in rows)
         if any(cells):
-            found.append(Column(heading, cells, key == "num_bits"))
+            found.append(Column(heading, cells, heading in ("bits", "packed_params_share")))
     for name in COLUMNS:
         if _repeats_size(name, rows) or all(name not in row.values for row in rows):
             continue
@@ -201,6 +201,16 @@ def columns(report: Report) -> list[Column]:
         found.append(Column(name, texts))
         found += _interval_columns(name, rows)
     return found
+
+
+def compression_text(key: str, compression: dict[str, Any]) -> str:
+    """A cell on how a model was compressed; `bits` as 4+8 where its weights differ."""
+    value = compression.get(key)
+    if key == "bits":
+        value = "+".join(map(str, value)) if isinstance(value, list) else compression.get("num_bits")
+    if key == "packed_params_share" and isinstance(value, int | float):
+        return f"{value:.4f}"
+    return "" if value is None else printable(value)
 
 
 def _interval_columns(name: str, rows: Sequence[Row]) -> list[Column]:

@@ -74,10 +74,7 @@ def read_audio(path: str | Path, *, sample_rate_hz: int) -> NDArray[np.float32]:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as sound:
             if sound.format not in _FORMATS:
-                raise AsrCompressError(
-                    f"{path}: is {sound.format}, not WAV or FLAC; convert it: "
-                    f"sox {_name(path)} -r {sample_rate_hz} -c 1 out.wav"
-                )
+                raise AsrCompressError(f"{path}: is {sound.format}, not WAV or FLAC; {_convert(path, sample_rate_hz)}")
             _require_layout(path, sound.samplerate, sound.channels, sample_rate_hz)
             num_frames = sound.frames
             if num_frames >= _UNKNOWN_FLAC_FRAMES:
@@ -90,7 +87,8 @@ def read_audio(path: str | Path, *, sample_rate_hz: int) -> NDArray[np.float32]:
                 blocks.append(block)
     except soundfile.SoundFileError as error:
         raise AsrCompressError(
-            f"{path}: is damaged, or is not WAV or FLAC ({_cause(error)}); copy or record it again"
+            f"{path}: is damaged, or is not WAV or FLAC ({_cause(error)}); copy or record it again, "
+            f"or {_convert(path, sample_rate_hz)}"
         ) from error
     if not num_frames:
         raise AsrCompressError(f"{path}: holds no samples; record it again or take it out of the set")
@@ -152,6 +150,11 @@ def _require_range(path: str | Path, samples: NDArray[np.float32]) -> None:
             f"{path}: float samples reach {peak:g}, beyond the range [-1, 1]; scale them: "
             f"sox --norm=-0.1 {_name(path)} -b 16 out.wav"
         )
+
+
+def _convert(path: str | Path, sample_rate_hz: int) -> str:
+    """What to do about MP3, M4A, ...: ffmpeg reads what sox often cannot."""
+    return f"convert it: ffmpeg -i {_name(path)} -ar {sample_rate_hz} -ac 1 out.wav"
 
 
 def _torn(path: str | Path, what: str) -> AsrCompressError:

@@ -29,11 +29,13 @@ class Unknown:
 
 
 def check(run: Run, path: Path, *words: str) -> None:
+    data = path.parent / "data.tsv"
+    data.write_text("a.wav\tgo\n")
     before = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
     for arguments in (
         ["quantize", path, "-o", "out.safetensors"],
         ["analyze", path],
-        ["eval", path, "--data", "x.tsv"],
+        ["eval", path, "--data", data],
     ):
         result = run(*arguments)
         assert result.returncode == 2, result.stderr
@@ -143,3 +145,33 @@ def test_output_is_not_replaced_without_force(run: Run, tiny_kws: Path, tmp_path
 def test_threads_stay_within_the_machine(run: Run, tiny_kws: Path, threads: str) -> None:
     result = run("analyze", tiny_kws, "--threads", threads)
     assert result.returncode == 2 and "--threads" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--seed=-1", "--seed -1"),
+        ("--max-len-b=0", "--max-len-b 0"),
+        ("--lenpen=nan", "--lenpen nan"),
+        ("--max-len-a=inf", "--max-len-a inf"),
+        ("--device=meta", "--device meta"),
+        ("--beam=5", "--beam 5: is for models that transcribe"),
+        ("--normalizer=basic", "--normalizer basic: is for models that transcribe"),
+    ],
+)
+def test_bad_options_of_eval(run: Run, tiny_kws: Path, tiny_speech: Path, option: str, words: str) -> None:
+    result = run("eval", tiny_kws, "--data", tiny_speech, "-o", "e.json", option)
+    assert result.returncode == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not Path("e.json").exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "a" * 300, "link"])
+def test_an_output_that_cannot_be_is_found_before_the_work(
+    run: Run, tiny_s2t: Path, tiny_speech: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With eval's own suffix a name of 250 letters is too long, and a dangling link is something."""
+    Path("link").symlink_to("gone")
+    monkeypatch.setattr("asrcompress.ops.evaluate.open_source", None)
+    result = run("eval", tiny_s2t, "--data", tiny_speech, "-o", name)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert os.listdir() == ["link"]

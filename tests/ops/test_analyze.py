@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.models.crnn import CRNN
 from asrcompress.ops.analyze import AnalyzeConfig, analyze
 from asrcompress.ops.quantize import QuantizeConfig, quantize
@@ -52,6 +53,7 @@ def test_an_excluded_module_is_named_as_float(tiny_s2t: Path, tmp_path: Path) ->
         QuantizeConfig(activations="int8", exclude=("encoder.transformer_layers.0.fc1.weight",)),
     )
     _, record = analyze(tmp_path / "q.safetensors", AnalyzeConfig(duration_s=1.0), output=tmp_path / "a.json")
+    assert record["level"]["claimed"] == "partial"
     assert record["level"]["float_modules"] == ["encoder.transformer_layers.0.fc1"]
     assert 0 < record["level"]["integer_macs_share"] < 1
 
@@ -82,3 +84,46 @@ def test_digits_macs_at_400_frames_and_12_tokens(digits_dir: Path, tmp_path: Pat
     assert record["input"]["num_frames"] == 400
     assert round(record["metrics"]["macs"] / 1e6, 1) == 229.6
     assert round(record["metrics"]["thop_macs"] / 1e6, 1) == 159.2
+
+
+def test_the_model_is_never_overwritten(tiny_kws: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.pt"
+    model.write_bytes(tiny_kws.read_bytes())
+    with pytest.raises(AsrCompressError, match="is an input"):
+        analyze(model, AnalyzeConfig(), output=model, force=True)
+    assert model.read_bytes() == tiny_kws.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"batch_size": 10**23}, {"num_tokens": 0}, {"num_tokens": 10**9}]
+)
+def test_counts_out_of_range(options: dict) -> None:
+    with pytest.raises(AsrCompressError, match="is out of range; use 1 to 1000000"):
+        AnalyzeConfig(**options)
+
+
+def test_tokens_are_refused_where_there_is_no_decoder(tiny_kws: Path, tmp_path: Path) -> None:
+    with pytest.raises(AsrCompressError, match="--tokens 5: .*leave it out"):
+        analyze(tiny_kws, AnalyzeConfig(num_tokens=5), output=tmp_path / "a.json")
+
+
+def test_an_input_too_large_for_memory_is_one_line(tiny_s2t: Path, tmp_path: Path) -> None:
+    """3600 s * 100 frames * 80 bins * 4 bytes * 10**6 = 115 TB: torch refuses it, or it is more than the machine has."""
+    with pytest.raises(AsrCompressError, match=r"a batch of 1000000, 3600 s \(.*; lower --batch-size") as caught:
+        analyze(tiny_s2t, AnalyzeConfig(duration_s=3600, batch_size=10**6), output=tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("too big\nstack"), IndexError("index out of range"), MemoryError()])
+def test_a_run_that_fails_is_one_line(
+    tiny_kws: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(CRNN, "forward", fail)
+    with pytest.raises(
+        AsrCompressError, match=r"does not run on a batch of 1, 1 s \((too big|index|MemoryE)"
+    ) as caught:
+        analyze(tiny_kws, AnalyzeConfig(), output=tmp_path / "a.json")
+    assert "\n" not in str(caught.value) and not (tmp_path / "a.json").exists()

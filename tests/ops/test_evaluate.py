@@ -119,7 +119,9 @@ def test_keywords(tiny_kws: Path, tiny_speech: Path, tmp_path: Path) -> None:
     )
     (tmp_path / "clips.tsv").write_text("path\tword\n" + rows)
     output, record = evaluate(
-        tiny_kws, config(tmp_path / "clips.tsv", keyword="go", threshold=0.0), output=tmp_path / "e.json"
+        tiny_kws,
+        EvalConfig(tmp_path / "clips.tsv", keyword="go", threshold=0.0, num_resamples=100),
+        output=tmp_path / "e.json",
     )
     assert record["metrics"]["num_positives"] == 2 and record["metrics"]["num_scored"] == 5
     assert record["metrics"]["false_accepts"] == 3 and record["metrics"]["false_rejects"] == 0  # threshold 0 takes all
@@ -158,6 +160,28 @@ def test_int8_digits_on_a_part_of_the_set(digits_dir: Path, tmp_path: Path) -> N
     assert abs(errors[0] - errors[1]) <= 3
 
 
-def test_keyword_options_are_refused_for_transcription(artifact: Path, tiny_speech: Path, tmp_path: Path) -> None:
-    with pytest.raises(AsrCompressError, match="--keyword go: is for keyword models"):
-        evaluate(artifact, config(tiny_speech, keyword="go"), output=tmp_path / "e.json")
+@pytest.mark.parametrize("role", ["model", "data", "baseline", "utterances"])
+def test_an_input_is_never_overwritten(artifact: Path, tiny_speech: Path, tmp_path: Path, role: str) -> None:
+    data = tmp_path / "list.txt"
+    data.write_text(f"{tiny_speech.parent / '0.flac'}\tgo left\n")
+    model = tmp_path / "m.safetensors"
+    shutil.copy(artifact, model)
+    baseline, _ = evaluate(model, config(data), output=tmp_path / "b.json")
+    inputs = {"model": model, "data": data, "baseline": baseline, "utterances": tmp_path / "b.utterances.jsonl"}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(AsrCompressError, match="is an input"):
+        evaluate(model, config(data, baseline=baseline), output=inputs[role], force=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("text", "limit"), [("...", None), ("?!", None), ("-\nb.wav\tgo", 1)])
+def test_references_without_a_word_are_found_before_decoding(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, limit: int | None
+) -> None:
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(16_000), 16_000)
+    (tmp_path / "list.txt").write_text(f"a.wav\t{text}\n")
+    monkeypatch.setattr("asrcompress.ops.score_asr.batches_of_features", None)  # nothing may be decoded
+    with pytest.raises(AsrCompressError, match="has a word after the normaliser 'basic', so there is no WER"):
+        evaluate(artifact, config(tmp_path / "list.txt", limit=limit), output=tmp_path / "e.json")
+    assert not (tmp_path / "e.json").exists()

@@ -119,6 +119,135 @@ def test_an_artifact_can_be_quantized_again(tiny_s2t: Path, tmp_path: Path) -> N
     assert second.record["model"]["size_bytes"] < first.record["model"]["size_bytes"]
 
 
+def test_a_second_step_leaves_what_it_does_not_choose_bit_for_bit(tiny_s2t: Path, tmp_path: Path) -> None:
+    one = quantize(
+        tiny_s2t, tmp_path / "1.safetensors", QuantizeConfig(num_bits=4, granularity="per_group:8", include=("enc*",))
+    )
+    two = quantize(one.path, tmp_path / "2.safetensors", QuantizeConfig(num_bits=8, include=("decoder*",)))
+    three = quantize(
+        two.path,
+        tmp_path / "3.safetensors",
+        QuantizeConfig(num_bits=2, include=("*ctc*", "decoder.embed*"), activations="int8"),
+    )
+    first, second, third = (load_artifact(result.path) for result in (one, two, three))
+    assert first.quantized and all(name.startswith("encoder.") for name in first.quantized)
+    assert second.quantized.keys() > first.quantized.keys()
+    for before, after, changed in ((first, second, ()), (second, third, ("ctc", "decoder.embed"))):
+        for name, weight in before.quantized.items():
+            if not any(part in name for part in changed):
+                assert torch.equal(after.quantized[name].codes, weight.codes), name
+                assert torch.equal(after.quantized[name].scale, weight.scale), name
+                assert (after.quantized[name].num_bits, after.quantized[name].granularity) == (
+                    weight.num_bits,
+                    weight.granularity,
+                )
+    assert two.record["model"]["size_bytes"] < one.record["model"]["size_bytes"] < os.stat(tiny_s2t).st_size
+    assert two.record["parent"]["sha256"] == two.record["model"]["parent_sha256"] == sha256_file(one.path)
+    assert two.record["metrics"]["size_ratio"] == os.stat(two.path).st_size / os.stat(one.path).st_size
+    blocks = [result.record["model"]["compression"] for result in (one, two, three)]
+    assert [block["bits"] for block in blocks] == [[4], [4, 8], [2, 4, 8]]
+    assert [block["num_bits"] for block in blocks] == [4, None, None]
+    assert [block["granularity"] for block in blocks] == ["per_group:8", None, None]
+    steps = [*third.recipe["previous"], third.recipe]
+    assert [(step["num_bits"], step["include"], step["activations"]) for step in steps] == [
+        (4, ["enc*"], "none"),
+        (8, ["decoder*"], "none"),
+        (2, ["*ctc*", "decoder.embed*"], "int8"),
+    ]
+    assert all("previous" not in step for step in steps[:-1]) and "previous" not in first.recipe
+
+
+def test_a_plan_for_an_artifact_packs_only_what_is_chosen(tiny_kws: Path, tmp_path: Path) -> None:
+    one = quantize(tiny_kws, tmp_path / "1.safetensors", QuantizeConfig(num_bits=4))
+    packed, kept = plan(one.path, QuantizeConfig(num_bits=4, include=("conv*",)))
+    assert packed == ["conv.0.weight"] and "gru.weight_ih_l0" in kept and "conv.0.bias" in kept
+
+
+@pytest.mark.parametrize(
+    ("options", "level"),
+    [
+        ({}, "stored"),
+        ({"activations": "int8"}, "computed"),
+        ({"activations": "int8", "exclude": ("conv*",)}, "partial"),
+        ({"exclude": ("conv*",)}, "partial"),
+    ],
+)
+def test_the_level_claimed_is_that_of_the_whole_model(
+    tiny_kws: Path, tmp_path: Path, options: dict, level: str
+) -> None:
+    result = quantize(tiny_kws, tmp_path / "k.safetensors", QuantizeConfig(**options))
+    compression = result.record["model"]["compression"]
+    assert compression["level"] == level
+    tensors = open_source(tiny_kws).tensors
+    packed = {name for name in tensors if f"{name}_packed" in {e["name"] for e in result.record["ledger"]["entries"]}}
+    share = sum(tensors[name].numel() for name in packed) / sum(tensor.numel() for tensor in tensors.values())
+    assert compression["packed_params_share"] == share and 0 < share < 1
+
+
+def test_a_tied_weight_counts_once_in_the_level(tiny_s2t: Path, tmp_path: Path) -> None:
+    result = quantize(tiny_s2t, tmp_path / "q.safetensors", QuantizeConfig(activations="int8"))
+    assert result.record["model"]["compression"]["level"] == "computed"
+    second = quantize(
+        result.path, tmp_path / "r.safetensors", QuantizeConfig(num_bits=4, include=("enc*",), activations="int8")
+    )
+    assert second.record["model"]["compression"]["level"] == "computed"  # with what the first step packed
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["conv.0.bias", "conv.0.weight", "gru.weight_ih_l0"])
+def test_a_broken_checkpoint_is_refused_by_name(tiny_kws: Path, tmp_path: Path, name: str, value: float) -> None:
+    tensors = {key: tensor.clone() for key, tensor in open_source(tiny_kws).tensors.items()}
+    tensors[name].view(-1)[3 % tensors[name].numel()] = value
+    torch.save(tensors, tmp_path / "broken.pt")
+    config = QuantizeConfig(exclude=("conv*",))  # so that a weight is kept in float, too
+    with pytest.raises(AsrCompressError, match=rf"broken\.pt: {name}: holds NaN or infinity"):
+        quantize(tmp_path / "broken.pt", tmp_path / "q.safetensors", config)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.pt"]
+
+
+def test_what_was_measured_on_a_replaced_file_goes_with_it(tiny_kws: Path, tmp_path: Path) -> None:
+    output = quantize(tiny_kws, tmp_path / "k.safetensors", QuantizeConfig(num_bits=8)).path
+    stale = [f"k.safetensors.{end}" for end in ("eval.json", "eval.utterances.jsonl", "analyze.json")]
+    for name in (*stale, "other.safetensors.eval.json"):
+        (tmp_path / name).write_text("{}")
+    same = quantize(tiny_kws, output, QuantizeConfig(num_bits=8), force=True)
+    assert same.removed == () and all((tmp_path / name).exists() for name in stale)  # the same bytes: still true
+    result = quantize(tiny_kws, output, QuantizeConfig(num_bits=4), force=True)
+    assert sorted(path.name for path in result.removed) == sorted(stale)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "k.safetensors",
+        "k.safetensors.json",
+        "other.safetensors.eval.json",
+    ]
+    assert json.loads((tmp_path / "k.safetensors.json").read_text())["model"]["sha256"] == sha256_file(output)
+
+
+@pytest.mark.parametrize("failing", ["write_json", "build", "byte_ledger"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_no_artifact_without_its_sidecar(
+    tiny_kws: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, error: BaseException
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"asrcompress.ops.quantize.{failing}", fail)
+    with pytest.raises(type(error)):
+        quantize(tiny_kws, tmp_path / "k.safetensors", QuantizeConfig())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_input_replaced_meanwhile_writes_nothing(tiny_kws: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.pt").write_bytes(tiny_kws.read_bytes())
+
+    def replace(done: int, total: int) -> None:
+        (tmp_path / "next").write_bytes(b"another file")
+        (tmp_path / "next").replace(tmp_path / "in.pt")
+
+    with pytest.raises(AsrCompressError, match="changed while"):
+        quantize(tmp_path / "in.pt", tmp_path / "k.safetensors", QuantizeConfig(), progress=replace)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pt"]
+
+
 def test_the_vocabulary_travels_in_the_file(tiny_s2t: Path, tmp_path: Path) -> None:
     quantize(tiny_s2t, tmp_path / "q.safetensors", QuantizeConfig())
     assert list(tmp_path.iterdir()) != [] and not (tmp_path / "dict.txt").exists()
@@ -128,7 +257,7 @@ def test_the_vocabulary_travels_in_the_file(tiny_s2t: Path, tmp_path: Path) -> N
 def test_the_input_is_never_replaced(tiny_kws: Path, tmp_path: Path) -> None:
     quantize(tiny_kws, tmp_path / "a.safetensors", QuantizeConfig())
     before = sha256_file(tmp_path / "a.safetensors")
-    with pytest.raises(AsrCompressError, match="is the input, too"):
+    with pytest.raises(AsrCompressError, match="is an input"):
         quantize(tmp_path / "a.safetensors", tmp_path / "a.safetensors", QuantizeConfig(num_bits=4), force=True)
     assert sha256_file(tmp_path / "a.safetensors") == before
 

@@ -110,3 +110,31 @@ def test_every_format_renders_and_an_unknown_one_is_named(digits):
         assert formats.render(name, digits).endswith("\n")
     with pytest.raises(AsrCompressError, match="table, markdown"):
         formats.render("pdf", digits)
+
+
+def compressed(example, **changes: object) -> Sidecar:
+    record = copy.deepcopy(example(INT8).record)
+    record["model"]["compression"] |= changes
+    return Sidecar(Path("x.eval.json"), record)
+
+
+def test_bits_that_differ_and_the_share_that_is_packed_are_shown(example):
+    mixed = compressed(example, num_bits=None, bits=[4, 8], level="partial", packed_params_share=0.41376)
+    report = build_report([mixed], [example(FLOAT)])
+    cells = {column.heading: column.cells for column in columns(report)}
+    assert cells["bits"] == ("", "4+8")
+    assert cells["level"] == ("", "partial")
+    assert cells["packed_params_share"] == ("", "0.4138")
+    for name in ("table", "markdown", "html"):
+        assert "4+8" in formats.render(name, report) and "0.4138" in formats.render(name, report)
+    line = formats.render("csv", report).splitlines()[-1]
+    assert ",4+8," in line and ",0.41376," in line
+
+
+def test_a_sidecar_without_the_newer_fields_is_shown(example):
+    older = example(INT8)
+    record = copy.deepcopy(older.record)
+    for key in ("bits", "packed_params_share"):
+        del record["model"]["compression"][key]
+    cells = {column.heading: column.cells for column in columns(build_report([Sidecar(older.path, record)]))}
+    assert cells["bits"] == ("8",) and "packed_params_share" not in cells

@@ -206,3 +206,12 @@ def test_real_speech(digits_dir):
     samples = read_audio(path, sample_rate_hz=RATE)
     assert len(samples) == soundfile.info(path).frames
     assert 0.01 < np.abs(samples).max() <= 1
+
+
+@pytest.mark.skipif("MP3" not in soundfile.available_formats(), reason="this libsndfile writes no MP3")
+@pytest.mark.parametrize("cut", [None, 300])
+def test_mp3_is_to_be_converted(tmp_path, cut):
+    soundfile.write(tmp_path / "whole.mp3", 0.1 * np.sin(np.arange(16_000)), 16_000, format="MP3")
+    (tmp_path / "a b.mp3").write_bytes((tmp_path / "whole.mp3").read_bytes()[:cut])
+    with pytest.raises(AsrCompressError, match=r"not WAV or FLAC.*convert it: ffmpeg -i '.*a b\.mp3' -ar 16000 -ac 1"):
+        read_audio(tmp_path / "a b.mp3", sample_rate_hz=16_000)
