@@ -103,6 +103,8 @@ def quantize(
             else ""
         )
     )
+    if result.removed:
+        say(f"removed what described the file before: {', '.join(path.name for path in result.removed)}")
     if metrics["model_size_ratio"] >= 1:
         say(f"note: {result.path} is not smaller than what it was made from; quantize the float checkpoint instead")
     if as_json:

@@ -64,11 +64,11 @@ def make_attention():
 def s2t():
     """A small S2TTransformerModel of Fairseq with random weights and tied embeddings; 12 units, 8 bins."""
     pytest.importorskip("fairseq")
-    from asrcompress.models.fairseq_adapter import build_s2t_transformer, s2t_transformer_arguments
+    from asrcompress.models.fairseq_adapter import build_s2t_transformer
 
     sizes = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in
              (("embed_dim", DIM), ("ffn_embed_dim", 64), ("layers", 2), ("attention_heads", HEADS))}  # fmt: skip
-    arguments = s2t_transformer_arguments() | sizes | {
+    arguments = sizes | {
         "conv_channels": 16, "input_feat_per_channel": 8, "decoder_output_dim": DIM, "decoder_input_dim": DIM,
         "share_decoder_input_output_embed": True, "max_source_positions": 200, "max_target_positions": 50,
     }  # fmt: skip
