@@ -32,20 +32,18 @@ def int_matmul(left: Tensor, right: Tensor) -> Tensor:
     """left (m, k) int8 times right (n, k) int8, transposed -> (m, n) int32, exactly.
 
     `torch._int_mm` has two traps: on CPU a single column (k = 1) gives wrong products, and on CUDA
-    m must exceed 16 and k, n be multiples of 8. Zeros are padded where they are needed.
+    m must exceed 16 and k, n be multiples of 8. A single column is multiplied as int32 instead, and
+    zeros are padded on CUDA.
     """
     m, k = left.shape
     n = right.shape[0]
     if m == 0 or n == 0:
         return left.new_zeros((m, n), dtype=torch.int32)
     if left.is_cuda:
-        pad_k, pad_n, pad_m = -k % 8, -n % 8, max(17 - m, 0)
-    else:
-        pad_k, pad_n, pad_m = max(2 - k, 0), 0, 0
-    if pad_k or pad_m:
-        left = F.pad(left, (0, pad_k, 0, pad_m))
-    if pad_k or pad_n:
-        right = F.pad(right, (0, pad_k, 0, pad_n))
+        left = F.pad(left, (0, -k % 8, 0, max(17 - m, 0)))
+        right = F.pad(right, (0, -k % 8, 0, -n % 8))
+    elif k == 1:
+        return left.to(torch.int32) @ right.to(torch.int32).t()
     return torch._int_mm(left.contiguous(), right.t())[:m, :n]
 
 

@@ -84,8 +84,8 @@ def test_computed_multiplies_no_floats(case):
     conv, weight, x = make(case)
     module = IntegerConv(conv, weight, activations="int8")
     count, expected = count_macs(module, lambda: module(x)), count_macs(conv, lambda: conv(x)).total
-    assert {dtype for record in count.records for dtype in record.operand_dtypes} == {"int8"}
-    assert count.total == expected * (2 if case == "one-depthwise" else 1)  # one column alone is padded to two
+    assert {dtype for record in count.records for dtype in record.operand_dtypes} <= {"int8", "int32"}
+    assert count.total == expected
 
 
 def test_an_output_does_not_see_what_is_outside_its_window_or_item():

@@ -77,9 +77,8 @@ def test_a_token_does_not_see_its_neighbours(layer):
 def test_computed_multiplies_no_floats_and_as_many_as_the_float_layer(layer, granularity):
     module = IntegerLinear(IntegerWeight(packed(layer.weight, 4, granularity)), layer.bias, activations="int8")
     count = count_macs(module, lambda: module(torch.randn(3, 24)))
-    assert {dtype for record in count.records for dtype in record.operand_dtypes} == {"int8"}
-    if granularity != "per_group:1":  # one column alone is padded to two
-        assert count.total == 3 * 24 * 10
+    assert {dtype for record in count.records for dtype in record.operand_dtypes} <= {"int8", "int32"}
+    assert count.total == 3 * 24 * 10
 
 
 @pytest.mark.parametrize("activations", ["none", "int8"])
