@@ -172,13 +172,13 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64],
     broken = np.isnan(values)
     if broken.any():
         raise AsrCompressError(
-            f"{int(broken.sum())} of {len(values)} scores are NaN, the first at clip {int(broken.argmax())}: "
+            f"{int(broken.sum())} of {len(values)} scores are NaN, the first at clip {int(np.argmax(broken))}: "
             "the model's output is broken; check its weights, or compress it less"
         )
     outside = (values < 0) | (values > 1)
     if outside.any():
         raise AsrCompressError(
-            f"score {values[outside.argmax()]:g} of clip {int(outside.argmax())} is outside [0, 1]; "
+            f"score {values[np.argmax(outside)]:g} of clip {int(np.argmax(outside))} is outside [0, 1]; "
             "give probabilities, after softmax"
         )
     positive = marks.astype(bool)

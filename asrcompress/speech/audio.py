@@ -141,7 +141,7 @@ def _require_range(path: str | Path, samples: NDArray[np.float32]) -> None:
     finite = np.isfinite(samples)
     if not finite.all():
         raise AsrCompressError(
-            f"{path}: {int((~finite).sum())} samples are NaN or infinite, the first at {int(finite.argmin())}; "
+            f"{path}: {int((~finite).sum())} samples are NaN or infinite, the first at {int(np.argmin(finite))}; "
             "record or export it again"
         )
     peak = float(np.abs(samples).max())
