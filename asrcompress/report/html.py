@@ -99,6 +99,8 @@ def _plot(name: str, report: Report) -> list[str]:
     if not points:
         return []
     caption = "Lower and further left is better. "
+    if any(point.style in ("passed", "failed") for point in points):
+        caption += "Green models passed their gates, red ones failed one. "
     if any(point.low is not None for point in points):
         caption += "Bars are confidence intervals of the test set. "
     if any(point.style == "baseline" for point in points):
