@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "s2t_transformer": "asrcompress.models.s2t_transformer",
+    "s2t_conformer": "asrcompress.models.s2t_conformer",
     "kws_crnn": "asrcompress.models.kws_crnn",
 }
 

@@ -34,12 +34,13 @@ def _quiet() -> Iterator[None]:
 def _import() -> Any:
     try:
         with _quiet():
+            import fairseq.models.speech_to_text.s2t_conformer as conformer
             import fairseq.models.speech_to_text.s2t_transformer as s2t
             from fairseq.data import Dictionary
             from fairseq.sequence_generator import SequenceGenerator
     except ImportError as error:
         raise AsrCompressError(f"Fairseq cannot be imported ({error}); install it: {INSTALL}") from error
-    return SimpleNamespace(s2t=s2t, Dictionary=Dictionary, SequenceGenerator=SequenceGenerator)
+    return SimpleNamespace(s2t=s2t, conformer=conformer, Dictionary=Dictionary, SequenceGenerator=SequenceGenerator)
 
 
 def make_dictionary(symbols: list[str]) -> Any:
@@ -55,12 +56,28 @@ def build_s2t_transformer(arguments: dict[str, Any], symbols: list[str]) -> nn.M
 
     What `arguments` leaves out is the architecture's default. Weights are random.
     """
+    s2t = _import().s2t
+    return _build(s2t.S2TTransformerModel, s2t.base_architecture, arguments, symbols)
+
+
+def build_s2t_conformer(arguments: dict[str, Any], symbols: list[str]) -> nn.Module:
+    """Fairseq's S2TConformerModel; as `build_s2t_transformer`.
+
+    Its constructor wants to know whether training was in fp16, and then makes no use of it.
+    """
+    conformer = _import().conformer
+    return _build(
+        conformer.S2TConformerModel, conformer.conformer_base_architecture, arguments | {"fp16": False}, symbols
+    )
+
+
+def _build(model: Any, architecture: Callable[[Any], None], arguments: dict[str, Any], symbols: list[str]) -> nn.Module:
     namespace = argparse.Namespace(**arguments)
     task = SimpleNamespace(target_dictionary=make_dictionary(symbols), source_dictionary=None)
-    s2t = _import().s2t
     with _quiet():
-        s2t.base_architecture(namespace)
-        return s2t.S2TTransformerModel.build_model(namespace, task).eval()
+        architecture(namespace)
+        built: nn.Module = model.build_model(namespace, task).eval()
+    return built
 
 
 def beam_search(

@@ -20,14 +20,16 @@ UNSUPPORTED = {"use_audio_input": "raw audio input", "prepend_tgt_lang_tag": "ta
                "prepend_bos_and_append_tgt_lang_tag": "target language tags"}  # fmt: skip
 
 
-def find_data_dir(checkpoint_path: Path, config: dict[str, Any], data_dir: Path | None) -> tuple[Path, Path]:
-    """The folder of the training data and the config.yaml in it."""
+def find_data_dir(
+    checkpoint_path: Path, config: dict[str, Any], data_dir: Path | None, *, needed: str | None = None
+) -> tuple[Path, Path]:
+    """The folder of the training data and the file `needed` in it: without a name, the config.yaml that the task names."""
     task = config.get("task", {})
-    file_name = Path(str(task.get("config_yaml") or "config.yaml"))
+    file_name = Path(needed or str(task.get("config_yaml") or "config.yaml"))
+    what = "vocabulary" if needed else "features and vocabulary"
     if data_dir and not data_dir.is_dir():
-        raise AsrCompressError(
-            f"--data-dir {data_dir}: is not a folder; give the one that holds {file_name} and the dictionary"
-        )
+        holds = f"{file_name}" if needed else f"{file_name} and the dictionary"
+        raise AsrCompressError(f"--data-dir {data_dir}: is not a folder; give the one that holds {holds}")
     trained_in = Path(str(task.get("data") or "."))
     candidates = [data_dir] if data_dir else [checkpoint_path.parent, trained_in]
     for folder in candidates:
@@ -35,7 +37,7 @@ def find_data_dir(checkpoint_path: Path, config: dict[str, Any], data_dir: Path 
             return folder, folder / file_name
     looked = str(data_dir) if data_dir else f"{checkpoint_path.parent}, nor in {trained_in}, which it was trained from"
     raise AsrCompressError(
-        f"{checkpoint_path}: its {file_name} (features and vocabulary) is not in {looked}; "
+        f"{checkpoint_path}: its {file_name} ({what}) is not in {looked}; "
         "put it beside the checkpoint or give its folder with --data-dir"
     )
 

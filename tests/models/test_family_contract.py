@@ -16,7 +16,12 @@ from asrcompress.modules.swap import find_weights
 from asrcompress.ops.load import load_model, open_source
 from asrcompress.ops.quantize import QuantizeConfig, quantize
 
-TINY = {"s2t_transformer": "tiny_s2t", "kws_crnn": "tiny_kws"}  # family -> fixture with a small random checkpoint
+# family -> fixture with a small random checkpoint
+TINY = {
+    "s2t_transformer": "tiny_s2t",
+    "s2t_conformer": "tiny_s2t_conformer",
+    "kws_crnn": "tiny_kws",
+}
 NAMES = {"asr": ("transcriber",), "keyword": ("scores",)}
 
 
