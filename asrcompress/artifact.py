@@ -1,7 +1,7 @@
 """The artifact: one .safetensors file that is all a machine needs to run the compressed model.
 
 Tensors: `<weight>_packed` and `<weight>_scale` for every packed weight (`fc1.weight_packed`,
-`gru.weight_ih_l0_packed`), the other tensors under their own names in the narrowest float that
+`gru.weight_ih_l0_packed`), `<weight>_zero_point` where its grid is asymmetric, the other tensors under their own names in the narrowest float that
 costs nothing, and `asrcompress.json`: UTF-8 JSON with family, config, vocabulary, recipe, parent,
 shapes and bits of the packed weights, and tied names. The header's one metadata entry is
 `format: asrcompress.v1`; everything else is in the tensor, since the order of several header
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write
-from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, quant_max
+from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, code_range
 from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
 
 FORMAT = "asrcompress.v1"
@@ -83,6 +83,11 @@ def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = F
             "granularity": str(weight.granularity),
             "shape": list(weight.shape),
         }
+        if weight.zero_point is not None:
+            tensors[f"{name}_zero_point"] = pack(weight.zero_point, weight.num_bits)
+            weights[name]["symmetric"] = False
+        if weight.method is not None:
+            weights[name]["method"] = weight.method
     for name, tensor in content.floats.items():
         if name in tensors or name == JSON_NAME:
             raise AsrCompressError(
@@ -161,7 +166,7 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
 def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
     """Every byte of an artifact by what it is for; the entries' `size_bytes` sum to the file's size.
 
-    Kinds: header, weight_packed, weight_scale, float, json, gap (bytes no tensor claims).
+    Kinds: header, weight_packed, weight_scale, weight_zero_point, float, json, gap (bytes no tensor claims).
 
     Raises:
         AsrCompressError: no safetensors header. A file that `load_artifact` accepts always has one.
@@ -192,7 +197,7 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
 def _kind(name: str, tensors: dict[str, Any]) -> str:
     if name == JSON_NAME:
         return "json"
-    for suffix, other in (("_packed", "_scale"), ("_scale", "_packed")):
+    for suffix, other in (("_packed", "_scale"), ("_scale", "_packed"), ("_zero_point", "_packed")):
         if name.endswith(suffix) and name.removesuffix(suffix) + other in tensors:
             return f"weight{suffix}"
     return "float"
@@ -217,7 +222,7 @@ def _check_record(record: dict[str, Any]) -> None:
 
 
 def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedWeight:
-    """Take a weight's packed tensor and scale out of `tensors` and check them against its entry."""
+    """Take a weight's packed tensor, scale and zero point out of `tensors` and check them against its entry."""
     num_bits, shape = int(entry["num_bits"]), tuple(int(size) for size in entry["shape"])
     granularity = Granularity.parse(str(entry["granularity"]))
     packed, scale = tensors.pop(f"{name}_packed"), tensors.pop(f"{name}_scale")
@@ -226,18 +231,32 @@ def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> Qua
     count = torch.Size(shape).numel()
     rows, columns = shape[0], count // shape[0]
     expected = (1 if granularity.kind == "per_tensor" else rows, granularity.num_groups(columns, name))
-    if packed.dtype not in (torch.int8, torch.uint8) or packed.numel() != packed_size_bytes(count, num_bits):
-        raise ValueError(f"{name}: {packed.numel()} packed bytes where {packed_size_bytes(count, num_bits)} are due")
     if scale.dtype not in (torch.float16, torch.float32):
         raise ValueError(f"{name}: scale of {scale.dtype}")
     if tuple(scale.shape) != expected or not torch.isfinite(scale).all():
         raise ValueError(f"{name}: scale of shape {list(scale.shape)} where {list(expected)} is due")
-    codes = unpack(packed, num_bits, count).reshape(rows, columns)
-    if int(codes.min()) < -quant_max(num_bits):
+    symmetric, method = entry.get("symmetric", True), entry.get("method")
+    if not isinstance(symmetric, bool) or not isinstance(method, str | None):
+        raise TypeError(f"{name}: its 'symmetric' is not true or false, or its 'method' is not a name")
+    zero_point = None
+    if not symmetric:
+        if num_bits == 1:
+            raise ValueError(f"{name}: 1 bit has no zero point")
+        zero_point = _unpack_checked(tensors.pop(f"{name}_zero_point"), num_bits, expected, f"{name}_zero_point")
+    codes = _unpack_checked(packed, num_bits, (rows, columns), name)
+    if int(codes.min()) < code_range(num_bits, symmetric=symmetric)[0]:
         raise ValueError(
             f"{name}: holds the code {int(codes.min())}, which symmetric grids of {num_bits} bits do not have"
         )
-    return QuantizedWeight(codes, scale, num_bits, granularity, shape)
+    return QuantizedWeight(codes, scale, num_bits, granularity, shape, zero_point, method)
+
+
+def _unpack_checked(packed: Tensor, num_bits: int, shape: tuple[int, ...], name: str) -> Tensor:
+    """The codes of a packed tensor, after a look at its type and size."""
+    count = torch.Size(shape).numel()
+    if packed.dtype not in (torch.int8, torch.uint8) or packed.numel() != packed_size_bytes(count, num_bits):
+        raise ValueError(f"{name}: {packed.numel()} packed bytes where {packed_size_bytes(count, num_bits)} are due")
+    return unpack(packed, num_bits, count).reshape(shape)
 
 
 def _read_header(path: Path) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """Integer grids: how a float weight becomes codes and scales, and back. Pure tensors.
 
-Symmetric grids with a restricted range: num_bits holds the codes -(2^(b-1) - 1) .. 2^(b-1) - 1,
-so negation is exact and zero is a code. Does not choose scales by data and does not pack bytes;
-quantizers/ and packing.py do.
+Symmetric grids have a restricted range: num_bits holds the codes -(2^(b-1) - 1) .. 2^(b-1) - 1,
+so negation is exact and zero is a code. Asymmetric ones use all of -2^(b-1) .. 2^(b-1) - 1, and the
+code that means 0 is the zero point. One bit has the codes -1 and 1. Does not choose scales by data
+and does not pack bytes; quantizers/ and packing.py do.
 """
 
 from __future__ import annotations
@@ -62,9 +63,11 @@ class Granularity:
 class QuantizedWeight:
     """A weight as integers.
 
-    codes: (rows, columns) int8, each within quant_min..quant_max of num_bits.
+    codes: (rows, columns) int8, each within the grid of num_bits.
     scale: float16 or float32, shaped as Granularity says, as it is stored.
     shape: the weight's own shape; rows x columns elements.
+    zero_point: int8, shaped like scale, the code of 0 on an asymmetric grid; None on a symmetric one.
+    method: the quantizer that made it, where that is not simply the one asked for (`auto` picks one).
     """
 
     codes: Tensor
@@ -72,23 +75,35 @@ class QuantizedWeight:
     num_bits: int
     granularity: Granularity
     shape: tuple[int, ...]
+    zero_point: Tensor | None = None
+    method: str | None = None
 
     def dequantize(self) -> Tensor:
         """The float32 weight, in its own shape, that the integers stand for."""
-        return dequantize(self.codes, self.scale).reshape(self.shape)
+        return dequantize(self.codes, self.scale, self.zero_point).reshape(self.shape)
 
 
-def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
-    """codes (rows, columns) x scale (rows or 1, groups) -> float32 (rows, columns)."""
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    """(codes (rows, columns) - zero_point) x scale, both (rows or 1, groups) -> float32 (rows, columns)."""
     rows, columns = codes.shape
     groups = scale.shape[1]
     grouped = codes.reshape(rows, groups, columns // max(groups, 1)).float()
+    if zero_point is not None:
+        grouped = grouped - zero_point.float().unsqueeze(-1)
     return (grouped * scale.float().unsqueeze(-1)).reshape(rows, columns)
 
 
 def quant_max(num_bits: int) -> int:
-    """The largest code; the smallest is its negation."""
+    """The largest code of a symmetric grid of 2 bits or more; the smallest is its negation."""
     return 2 ** (num_bits - 1) - 1
+
+
+def code_range(num_bits: int, *, symmetric: bool) -> tuple[int, int]:
+    """The smallest and the largest code. One bit has -1 and 1, and nothing between."""
+    if num_bits == 1:
+        return -1, 1
+    high = quant_max(num_bits)
+    return (-high if symmetric else -high - 1), high
 
 
 def as_rows(weight: Tensor, name: str = "weight") -> Tensor:
@@ -105,11 +120,7 @@ def as_rows(weight: Tensor, name: str = "weight") -> Tensor:
 
 def max_abs(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:
     """The largest magnitude that each scale has to cover, shaped like the scale."""
-    count, columns = rows.shape
-    groups = granularity.num_groups(columns, name)
-    if granularity.kind == "per_tensor":
-        return rows.abs().amax().reshape(1, 1)
-    return rows.abs().reshape(count, groups, columns // groups).amax(dim=-1)
+    return by_scale(rows, granularity, name).abs().amax(dim=-1)
 
 
 def narrow_scale(scale: Tensor) -> Tensor:
@@ -124,10 +135,19 @@ def narrow_scale(scale: Tensor) -> Tensor:
     return scale.half() if fits else scale.float().clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def encode(rows: Tensor, scale: Tensor, num_bits: int) -> Tensor:
-    """Round (rows, columns) float32 to the nearest code on the grid of `scale`; int8."""
+def encode(rows: Tensor, scale: Tensor, num_bits: int, zero_point: Tensor | None = None) -> Tensor:
+    """Round (rows, columns) float32 to the nearest code on the grid of `scale` (and `zero_point`); int8."""
     count, columns = rows.shape
     groups = scale.shape[1]
-    steps = rows.reshape(count, groups, columns // groups) / scale.float().unsqueeze(-1)
-    limit = quant_max(num_bits)
-    return steps.round().clamp(-limit, limit).to(torch.int8).reshape(count, columns)
+    steps = (rows.reshape(count, groups, columns // groups) / scale.float().unsqueeze(-1)).round()
+    if zero_point is not None:
+        steps = steps + zero_point.float().unsqueeze(-1)
+    low, high = code_range(num_bits, symmetric=zero_point is None)
+    return steps.clamp(low, high).to(torch.int8).reshape(count, columns)
+
+
+def by_scale(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:
+    """See (rows, columns) as (rows or 1, groups, size): what shares a scale lies along the last dimension."""
+    if granularity.kind == "per_tensor":
+        return rows.reshape(1, 1, -1)
+    return rows.reshape(rows.shape[0], granularity.num_groups(rows.shape[1], name), -1)

@@ -2,7 +2,8 @@
 
 num_bits = 8 is stored as int8, row by row. Fewer bits become one stream of uint8: code i takes the
 bits i*b .. i*b + b - 1, least significant first, in two's complement, so n codes take ceil(n*b/8)
-bytes and no row is padded. Does not know about scales; grids.py does.
+bytes and no row is padded. One bit holds the codes -1 and 1, as 0 and 1. Does not know about
+scales; grids.py does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SUPPORTED_BITS = (8, 4, 3, 2)
+SUPPORTED_BITS = (8, 4, 3, 2, 1)
 
 
 def packed_size_bytes(num_codes: int, num_bits: int) -> int:
@@ -32,6 +33,8 @@ def pack(codes: Tensor, num_bits: int) -> Tensor:
         raise ValueError(f"cannot pack {codes.dtype} in {num_bits} bits")
     if num_bits == 8:
         return codes.contiguous()
+    if num_bits == 1:
+        return _pack_signs(codes)
     low, high = -(2 ** (num_bits - 1)), 2 ** (num_bits - 1) - 1
     if codes.numel() and (int(codes.min()) < low or int(codes.max()) > high):
         raise ValueError(f"a code is outside {low}..{high}")
@@ -57,7 +60,16 @@ def unpack(packed: Tensor, num_bits: int, num_codes: int) -> Tensor:
     bits = np.unpackbits(packed.contiguous().numpy(), bitorder="little")
     if bits[num_codes * num_bits :].any():
         raise ValueError("padding bits behind the last code are not zero")
+    if num_bits == 1:
+        return torch.from_numpy(bits[:num_codes].astype(np.int8) * 2 - 1)
     rows = bits[: num_codes * num_bits].reshape(num_codes, num_bits)
     # Sign extension: the top bit of two's complement fills the rest of the byte.
     filled = np.concatenate([rows, np.repeat(rows[:, -1:], 8 - num_bits, axis=1)], axis=1)
     return torch.from_numpy(np.packbits(filled, axis=1, bitorder="little").reshape(-1).view(np.int8))
+
+
+def _pack_signs(codes: Tensor) -> Tensor:
+    """-1 and 1 as one bit each, 0 and 1."""
+    if not bool((codes.abs() == 1).all()):
+        raise ValueError("a code is neither -1 nor 1")
+    return torch.from_numpy(np.packbits(codes.contiguous().flatten().numpy() > 0, bitorder="little"))

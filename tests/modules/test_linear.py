@@ -12,8 +12,7 @@ from asrcompress.grids import Granularity
 from asrcompress.metrics.cost import count_macs
 from asrcompress.modules.linear import IntegerEmbedding, IntegerLinear
 from asrcompress.modules.weight import IntegerWeight
-from asrcompress.packing import SUPPORTED_BITS
-from asrcompress.quantizers.rtn import quantize
+from asrcompress.quantizers.rtn import SUPPORTED_BITS, quantize
 
 GRANULARITIES = ["per_tensor", "per_channel", "per_group:1", "per_group:8"]
 every_grid = pytest.mark.parametrize(

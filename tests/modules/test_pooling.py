@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asrcompress.metrics.cost import count_macs
 from asrcompress.models.crnn import CRNN, Attention
-from asrcompress.packing import SUPPORTED_BITS
+from asrcompress.quantizers.rtn import SUPPORTED_BITS
 
 
 class Holder(torch.nn.Module):
