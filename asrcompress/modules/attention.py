@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asrcompress.modules.integer_matmul import int_bmm, quantize_tokens
+from asrcompress.integers.matmul import int_bmm, quantize_tokens
 from asrcompress.modules.linear import IntegerLinear
 from asrcompress.modules.weight import check_activations
 

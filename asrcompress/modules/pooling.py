@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from asrcompress.modules.integer_matmul import int_bmm, quantize_tokens
+from asrcompress.integers.matmul import int_bmm, quantize_tokens
 from asrcompress.modules.linear import IntegerLinear
 from asrcompress.modules.weight import check_activations
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asrcompress.grids import QuantizedWeight, dequantize
-from asrcompress.modules.integer_matmul import int_matmul, quantize_tokens
+from asrcompress.integers.matmul import int_matmul, quantize_tokens
 
 
 class IntegerWeight(nn.Module):

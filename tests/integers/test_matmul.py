@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asrcompress.modules.integer_matmul import int_bmm, int_matmul, quantize_tokens
+from asrcompress.integers.matmul import int_bmm, int_matmul, quantize_tokens
 
 DEVICES = [
     "cpu",

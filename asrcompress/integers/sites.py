@@ -1,0 +1,98 @@
+"""Sites: the places in a model where a grid is needed, by name, the same when observing and when running.
+
+A site is `<module>:<kind><ordinal>`: the innermost module whose call is under way, what happens there,
+and the how manieth of its kind it is within that call. `input:<n>` are the model's own inputs.
+Attaching puts hooks on the model's modules that keep track of the call stack and, around the outermost call,
+turn features into activations and logits into floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.integers.grid import Grid
+
+OPERAND_KINDS = ("in", "q", "k", "v", "operand")  # what products multiply: 8 bits unless told otherwise
+
+
+class Sites:
+    """The call stack of a model, and its grids (running) or a recorder of values (observing).
+
+    Args:
+        grids: site -> grid, to run on integers; or None.
+        record: called with (site, values) for every site that is passed, to observe; or None.
+    """
+
+    def __init__(
+        self, *, grids: dict[str, Grid] | None = None, record: Callable[[str, Tensor], None] | None = None
+    ) -> None:
+        self.grids, self.record = grids, record
+        self.stack: list[tuple[str, dict[str, int]]] = []
+        self.outside: dict[str, int] = {}
+
+    @property
+    def observing(self) -> bool:
+        """Whether values are recorded; otherwise the model runs on integers."""
+        return self.record is not None
+
+    @property
+    def module_name(self) -> str:
+        """The innermost module under way; "" for the model itself or outside of it."""
+        return self.stack[-1][0] if self.stack else ""
+
+    def next_site(self, kind: str) -> str:
+        """The name of the site that is passed now."""
+        name, counts = self.stack[-1] if self.stack else ("", self.outside)
+        ordinal = counts.get(kind, 0)
+        counts[kind] = ordinal + 1
+        return f"{name}:{kind}{ordinal or ''}"
+
+    def grid(self, site: str) -> Grid:
+        """The grid of a site.
+
+        Raises:
+            AsrCompressError: calibration never came by here.
+        """
+        found = (self.grids or {}).get(site)
+        if found is None:
+            raise AsrCompressError(
+                f"{site}: has no grid, since calibration never ran it; calibrate with data that use all of the model"
+            )
+        return found
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the hooks on every module of `model`; twins find this object as their `sites`."""
+        for name, module in model.named_modules():
+            if name == "" or not isinstance(module, nn.ModuleList | nn.ModuleDict):
+                self._attach(name, module, model)
+        return model
+
+    def _attach(self, name: str, module: nn.Module, root: nn.Module) -> None:
+        from asrcompress.integers.tensor import enter, leave_output
+
+        def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            outermost = not self.stack
+            self.stack.append((name, {}))
+            if outermost:
+                self.outside.clear()
+                return enter(self, args, kwargs)
+            return None
+
+        def after(child: nn.Module, args: Any, output: Any) -> Any:
+            self.stack.pop()
+            return leave_output(output) if child is root and not self.stack and not isinstance(output, Exception) else None
+
+        module.sites = self  # type: ignore[assignment]
+        module.register_forward_pre_hook(before, with_kwargs=True)
+        module.register_forward_hook(after, always_call=True)
+
+
+def kind_bits(site: str, intermediate_bits: int) -> int:
+    """Bits that a site's grid has when no rule says otherwise."""
+    kind = site.rpartition(":")[2].rstrip("0123456789")
+    return 8 if kind in OPERAND_KINDS else intermediate_bits

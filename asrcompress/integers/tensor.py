@@ -1,0 +1,188 @@
+"""Activations: tensors that run a model's own forward code, with other arithmetic underneath.
+
+An `ObservedTensor` holds floats and records what passes each site; a `GridTensor` holds integer codes of a
+static grid and never turns into floats inside a model. Both hand every torch function to the same table
+(functions.py), so both pass the same sites; a function that the table lacks is an error that names it.
+Views of codes are views of numbers. Outside of the model's modules, where search and scores begin, a function
+without a rule gets floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.integers import crossing
+from asrcompress.integers.grid import Grid
+from asrcompress.integers.rescale import regrid
+from asrcompress.integers.sites import Sites
+
+
+class Activation(Tensor):
+    """What flows through a model at level integer-only, or while it is observed."""
+
+    sites: Sites
+
+    @property
+    def payload(self) -> Tensor:
+        """The plain tensor inside: floats or codes."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(Tensor)
+
+    def like(self, payload: Any) -> Any:
+        """An activation of the same kind (and grid) around another payload, or a list of them."""
+        if isinstance(payload, tuple | list):
+            return type(payload)(self.like(part) for part in payload)
+        return wrap(payload, self.sites, getattr(self, "grid", None))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
+        """Copies stay on the grid."""
+        copied: Activation = self.like(self.payload.clone())
+        return copied
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        """What `print` shows."""
+        return f"{type(self).__name__}({tuple(self.payload.shape)}, {getattr(self, 'grid', 'floats')})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from asrcompress.integers.functions import FUNCTIONS, QUERIES
+
+        kwargs = kwargs or {}
+        if func in QUERIES:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        sites = next(iter(activations((args, kwargs)))).sites
+        function = FUNCTIONS.get(func)
+        if function is None:
+            if not sites.stack:
+                return func(*as_floats(args), **as_floats(kwargs))
+            raise AsrCompressError(
+                f"module '{sites.module_name}': {getattr(func, '__qualname__', func)} has no integer version, so the model cannot "
+                "reach level integer-only; use level computed, or add it to asrcompress/integers/functions.py"
+            )
+        return function(sites, func, args, kwargs)
+
+
+class ObservedTensor(Activation):
+    """Floats whose values are recorded at each site."""
+
+
+class GridTensor(Activation):
+    """Integer codes of `grid`."""
+
+    grid: Grid
+
+    def on(self, grid: Grid) -> GridTensor:
+        """The same numbers as codes of another grid."""
+        if grid == self.grid:
+            return self
+        return grid_tensor(regrid(self.payload, self.grid, grid), grid, self.sites)
+
+    def to_floats(self) -> Tensor:
+        """Leave the integers: float32."""
+        return crossing.leave_integers(self.payload, self.grid.scale, self.grid.zero_point)
+
+
+def grid_tensor(codes: Tensor, grid: Grid, sites: Sites) -> GridTensor:
+    """Codes as an activation."""
+    tensor = codes.as_subclass(GridTensor)
+    tensor.grid, tensor.sites = grid, sites
+    return tensor
+
+
+def observed(values: Tensor, sites: Sites) -> ObservedTensor:
+    """Floats as an activation."""
+    tensor = values.as_subclass(ObservedTensor)
+    tensor.sites = sites
+    return tensor
+
+
+def wrap(payload: Tensor, sites: Sites, grid: Grid | None) -> Activation:
+    """An activation of the kind that `grid` says: codes, or floats without one."""
+    return observed(payload, sites) if grid is None else grid_tensor(payload, grid, sites)
+
+
+def activations(value: Any) -> Iterator[Activation]:
+    """Every activation in nested arguments."""
+    if isinstance(value, Activation):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from activations(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from activations(item)
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Nested arguments with every tensor replaced by `change` of it."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return type(value)(map_tensors(item, change) for item in value)
+    return value
+
+
+def payloads(value: Any) -> Any:
+    """Nested arguments with every activation as its plain tensor."""
+    return map_tensors(value, lambda x: x.payload if isinstance(x, Activation) else x)
+
+
+def as_floats(value: Any) -> Any:
+    """Nested arguments with every activation as plain floats."""
+    return map_tensors(value, lambda x: as_float(x) if isinstance(x, Activation) else x)
+
+
+def as_float(x: Tensor) -> Tensor:
+    """Plain floats."""
+    if isinstance(x, GridTensor):
+        return x.to_floats()
+    return x.payload if isinstance(x, Activation) else x
+
+
+def point(x: Tensor, kind: str) -> Tensor:
+    """Pass a site: record floats, or put codes on the site's grid. Plain tensors come back as they are."""
+    if isinstance(x, GridTensor):
+        sites = x.sites
+        return x.on(sites.grid(sites.next_site(kind)))
+    if isinstance(x, ObservedTensor):
+        sites = x.sites
+        assert sites.record is not None  # noqa: S101 (observed tensors belong to a recorder)
+        sites.record(sites.next_site(kind), x.payload)
+    return x
+
+
+def enter(sites: Sites, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The outermost module's arguments with every plain float tensor as an activation, on the grids of `input:<n>`."""
+    number = 0
+
+    def change(x: Tensor) -> Tensor:
+        nonlocal number
+        if isinstance(x, Activation) or not x.is_floating_point():
+            return x
+        site, number = f"input:{number or ''}", number + 1
+        if sites.record is not None:
+            sites.record(site, x)
+            return observed(x, sites)
+        grid = sites.grid(site)
+        return grid_tensor(crossing.enter_integers(x, grid.scale, grid.zero_point, grid.num_bits), grid, sites)
+
+    return map_tensors(args, change), map_tensors(kwargs, change)
+
+
+def leave_output(output: Any) -> Any:
+    """The outermost module's result as floats: the tensor, the first of a tuple, the tensors of a dict."""
+    if isinstance(output, Activation):
+        return as_float(output)
+    if isinstance(output, tuple) and output and isinstance(output[0], Activation):
+        return (as_float(output[0]), *output[1:])
+    if isinstance(output, dict):
+        return type(output)((key, as_float(x) if isinstance(x, Tensor) else x) for key, x in output.items())
+    return None
