@@ -7,20 +7,17 @@ would say (thop_convention.py), bytes, and code that never reaches torch's dispa
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.metrics.mac_rules import RULES
+from asrcompress.metrics.module_stack import ModuleStack, nothing_hidden
 from asrcompress.metrics.no_macs import does_no_macs
 
 
@@ -91,74 +88,39 @@ def count_macs(model: nn.Module, run: Callable[[], Any]) -> MacCount:
     Raises:
         AsrCompressError: an operation has no rule, or a TorchScript graph computes out of sight; it is named.
     """
-    stack = _ModuleStack(model)
-    counter = _Counter(stack)
-    try:
-        with _nothing_hidden(), stack.watching(counter), counter:
-            run()
-    except Exception:
-        if counter.error is None:
-            raise
-    if counter.error is not None:  # also when the model caught it and went on
-        raise counter.error from None
-    return MacCount(tuple(MacRecord(*key, macs) for key, macs in counter.macs.items()))
+    stack = ModuleStack(model)
+    counter = Counter(stack)
+    with stack.watching(counter.check_script):
+        counter.count(run)
+    return counter.mac_count()
 
 
-class _ModuleStack:
-    """The names of the modules whose calls are under way, innermost last."""
+class Counter(TorchDispatchMode):
+    """Counts while it is entered; a subclass sees every operation in `seen`."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.modules = dict(model.named_modules())
-        self.names = {id(module): name for name, module in self.modules.items()}
-        self.open: list[str] = []
-
-    @property
-    def innermost(self) -> str:
-        return self.open[-1] if self.open else ""
-
-    def describe(self) -> str:
-        """The innermost module with its class, for messages."""
-        name = self.innermost
-        kind = type(self.modules[name]).__name__
-        return f"module '{name}' ({kind})" if name else f"the model itself ({kind})"
-
-    @contextmanager
-    def watching(self, counter: _Counter) -> Iterator[None]:
-        # Hooks on all modules rather than on this model's: a module with hooks of its own loses torch's fast paths.
-        thread = threading.get_ident()
-
-        def enter(module: nn.Module, args: Any) -> None:
-            if id(module) in self.names and threading.get_ident() == thread:
-                self.open.append(self.names[id(module)])
-
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() != thread:
-                return
-            try:
-                if isinstance(module, torch.jit.ScriptModule) and output is not None:
-                    counter.check_script()
-            finally:
-                name = self.names.get(id(module))
-                if name in self.open:  # whatever was left open inside, by an exception, closes with it
-                    del self.open[len(self.open) - 1 - self.open[::-1].index(name) :]
-
-        handles = [
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-class _Counter(TorchDispatchMode):
-    def __init__(self, stack: _ModuleStack) -> None:
+    def __init__(self, stack: ModuleStack) -> None:
         super().__init__()
         self.stack = stack
         self.macs: dict[tuple[str, str, tuple[str, ...]], int] = {}
         self.error: AsrCompressError | None = None
+
+    def count(self, run: Callable[[], Any]) -> None:
+        """Call `run` once under this counter, within `stack.watching`."""
+        try:
+            with nothing_hidden(), self:
+                run()
+        except Exception:
+            if self.error is None:
+                raise
+        if self.error is not None:  # also when the model caught it and went on
+            raise self.error from None
+
+    def mac_count(self) -> MacCount:
+        """What was counted so far."""
+        return MacCount(tuple(MacRecord(*key, macs) for key, macs in self.macs.items()))
+
+    def seen(self, func: Any, arguments: tuple[Any, Any], out: Any, macs: int, operand_dtypes: tuple[str, ...]) -> None:
+        """Called with every operation after it has run; `arguments` are (args, kwargs)."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -167,14 +129,17 @@ class _Counter(TorchDispatchMode):
         if rule is not None:
             out = func(*args, **kwargs)
             try:
-                macs, operand_dtypes = rule(_bind(func, args, kwargs), out)
+                macs, operand_dtypes = rule(bind(func, args, kwargs), out)
             except Exception as error:  # noqa: BLE001 - whatever a rule trips over, the user hears which operation
                 self._fail(f"the MACs of {name} cannot be counted ({error})")
             key = (self.stack.innermost, name, operand_dtypes)
             self.macs[key] = self.macs.get(key, 0) + int(macs)
+            self.seen(func, (args, kwargs), out, int(macs), operand_dtypes)
             return out
         if does_no_macs(func, name):
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            self.seen(func, (args, kwargs), out, 0, ())
+            return out
         with self:  # inference mode hands over composite operations whole
             out = func.decompose(*args, **kwargs)
         if out is NotImplemented:
@@ -196,7 +161,7 @@ class _Counter(TorchDispatchMode):
         raise error
 
 
-def _bind(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def bind(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """The arguments by their names in the schema, defaults filled in."""
     bound = {}
     for position, argument in enumerate(func._schema.arguments):
@@ -214,10 +179,3 @@ def _hidden_nodes(graph: Any) -> Iterator[str]:
             yield kind
         for block in node.blocks():
             yield from _hidden_nodes(block)
-
-
-@contextmanager
-def _nothing_hidden() -> Iterator[None]:
-    compiled = "torch._dynamo" in sys.modules  # imported by whoever compiled something
-    with torch.jit.optimized_execution(False), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-        yield
