@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 FAMILIES = {
     "s2t_transformer": "asrcompress.models.s2t_transformer",
     "s2t_conformer": "asrcompress.models.s2t_conformer",
+    "asr_vggtransformer": "asrcompress.models.vgg_transformer",
+    "asr_vggtransformer_encoder": "asrcompress.models.vgg_encoder",
     "kws_crnn": "asrcompress.models.kws_crnn",
+    "wav2vec_ctc": "asrcompress.models.wav2vec_ctc",
+    "hubert_ctc": "asrcompress.models.hubert_ctc",
 }
 
 

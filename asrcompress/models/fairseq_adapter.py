@@ -19,7 +19,7 @@ INSTALL = "READTHEDOCS=1 pip install --no-build-isolation --no-deps fairseq-fixe
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Fairseq logs and warns while it is imported; none of it concerns our user."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -31,9 +31,10 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _import() -> Any:
+def import_fairseq() -> Any:
+    """The parts of Fairseq that are used here, as attributes. Raises AsrCompressError where it is not installed."""
     try:
-        with _quiet():
+        with quiet():
             import fairseq.models.speech_to_text.s2t_conformer as conformer
             import fairseq.models.speech_to_text.s2t_transformer as s2t
             from fairseq.data import Dictionary
@@ -45,7 +46,7 @@ def _import() -> Any:
 
 def make_dictionary(symbols: list[str]) -> Any:
     """Fairseq's Dictionary: the four specials, then these symbols in order."""
-    dictionary = _import().Dictionary()
+    dictionary = import_fairseq().Dictionary()
     for symbol in symbols:
         dictionary.add_symbol(symbol, overwrite=True)
     return dictionary
@@ -56,7 +57,7 @@ def build_s2t_transformer(arguments: dict[str, Any], symbols: list[str]) -> nn.M
 
     What `arguments` leaves out is the architecture's default. Weights are random.
     """
-    s2t = _import().s2t
+    s2t = import_fairseq().s2t
     return _build(s2t.S2TTransformerModel, s2t.base_architecture, arguments, symbols)
 
 
@@ -65,7 +66,7 @@ def build_s2t_conformer(arguments: dict[str, Any], symbols: list[str]) -> nn.Mod
 
     Its constructor wants to know whether training was in fp16, and then makes no use of it.
     """
-    conformer = _import().conformer
+    conformer = import_fairseq().conformer
     return _build(
         conformer.S2TConformerModel, conformer.conformer_base_architecture, arguments | {"fp16": False}, symbols
     )
@@ -74,7 +75,7 @@ def build_s2t_conformer(arguments: dict[str, Any], symbols: list[str]) -> nn.Mod
 def _build(model: Any, architecture: Callable[[Any], None], arguments: dict[str, Any], symbols: list[str]) -> nn.Module:
     namespace = argparse.Namespace(**arguments)
     task = SimpleNamespace(target_dictionary=make_dictionary(symbols), source_dictionary=None)
-    with _quiet():
+    with quiet():
         architecture(namespace)
         built: nn.Module = model.build_model(namespace, task).eval()
     return built
@@ -89,7 +90,7 @@ def beam_search(
     hypothesis's symbols per utterance, specials left out.
     """
     dictionary = make_dictionary(symbols)
-    generator = _import().SequenceGenerator(
+    generator = import_fairseq().SequenceGenerator(
         [model], dictionary, beam_size=beam, len_penalty=lenpen, max_len_a=max_len_a, max_len_b=max_len_b
     )
     specials = {dictionary.bos(), dictionary.pad(), dictionary.eos()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 KALDI_SCALE = 2**15  # Kaldi works on 16-bit sample values
+EPSILON = 1e-8
 FBANK_WINDOW_S, FBANK_HOP_S = 0.025, 0.010
 
 
@@ -38,9 +39,16 @@ def num_fbank_frames(duration_s: float) -> int:
 def normalize(features: Tensor, transform: dict[str, Any]) -> Tensor:
     """Cepstral mean and variance normalisation of (frames, bins), as Fairseq does it.
 
-    `transform` is {"name": "utterance_cmvn", "norm_means", "norm_vars"} or
-    {"name": "global_cmvn", "mean": [...], "std": [...]}.
+    `transform` is {"name": "utterance_cmvn", "norm_means", "norm_vars"},
+    {"name": "global_cmvn", "mean": [...], "std": [...]} or {"name": "utterance_mean_variance"}, which
+    is the unbiased variance of Fairseq's examples/speech_recognition; it leaves a single frame as it is.
     """
+    if transform["name"] == "utterance_mean_variance":
+        if len(features) < 2:
+            return features
+        variance = features.var(dim=0)
+        deviation = variance.sqrt() + (EPSILON if (variance < EPSILON).any() else 0.0)
+        return (features - features.mean(dim=0)) * (1.0 / deviation)
     if transform["name"] == "global_cmvn":
         return (features - torch.tensor(transform["mean"])) / torch.tensor(transform["std"])
     # In numpy and step by step as there: bins that hardly vary lose all digits in the difference, and

@@ -20,7 +20,11 @@ from asrcompress.ops.quantize import QuantizeConfig, quantize
 TINY = {
     "s2t_transformer": "tiny_s2t",
     "s2t_conformer": "tiny_s2t_conformer",
+    "asr_vggtransformer": "tiny_vgg",
+    "asr_vggtransformer_encoder": "tiny_vgg_encoder",
     "kws_crnn": "tiny_kws",
+    "wav2vec_ctc": "tiny_wav2vec_ctc",
+    "hubert_ctc": "tiny_hubert_ctc",
 }
 NAMES = {"asr": ("transcriber",), "keyword": ("scores",)}
 

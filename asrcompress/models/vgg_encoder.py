@@ -1,0 +1,100 @@
+"""Family asr_vggtransformer_encoder: VGG blocks and a transformer encoder, decoded by CTC.
+
+From Fairseq's examples/speech_recognition. Training with that folder's `ctc_loss` adds `<ctc_blank>`
+after the dictionary's symbols; with Fairseq's own `ctc` the blank is `<s>`, unit 0. Which of the two a
+checkpoint has is seen from the number of its output units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asrcompress.models import ModelSpec, ctc, fairseq_vgg, s2t, vgg
+from asrcompress.models.vgg_arguments import check_arguments
+
+if TYPE_CHECKING:
+    from asrcompress.checkpoints import Checkpoint
+
+FAMILY = "asr_vggtransformer_encoder"
+TASK, SAMPLE_RATE_HZ, DEFAULT_DURATION_S = s2t.TASK, s2t.SAMPLE_RATE_HZ, s2t.DEFAULT_DURATION_S
+features = s2t.features
+BLANK_SYMBOL = "<ctc_blank>"
+OUTPUT = "encoder.fc_out.weight"
+
+
+def recognises(checkpoint: Checkpoint) -> bool:
+    """A Fairseq checkpoint of one of asr_vggtransformer_encoder's architectures, such as vggtransformer_enc_1."""
+    return vgg.is_vgg(checkpoint, is_encoder=True)
+
+
+def read_spec(checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec:
+    """Arguments from the checkpoint, vocabulary from its dict.txt, the blank from both."""
+    symbols, folder = vgg.read_symbols(checkpoint, data_dir)
+    rows = checkpoint.tensors.get(OUTPUT)
+    if rows is not None and rows.shape[0] == len(symbols) + s2t.SPECIAL_SYMBOLS + 1 and BLANK_SYMBOL not in symbols:
+        symbols.append(BLANK_SYMBOL)
+    s2t.check_vocabulary(checkpoint, OUTPUT, symbols, folder)
+    blank = symbols.index(BLANK_SYMBOL) + s2t.SPECIAL_SYMBOLS if BLANK_SYMBOL in symbols else ctc.BLANK
+    config = vgg.read_config(checkpoint, FAMILY) | {"text_units": ctc.text_units("", symbols), "blank": blank}
+    return ModelSpec(FAMILY, config, symbols)
+
+
+def is_computed(name: str) -> bool:
+    """Nothing of this model is: it has no position embeddings."""
+    return False
+
+
+def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
+    """The model's own tensors, under the built module's names."""
+    return vgg.clean_tensors(checkpoint)
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """Fairseq's model, in eval mode, weights not loaded."""
+    arguments = check_arguments("the model's configuration", spec.config["arguments"], FAMILY)
+    return fairseq_vgg.build_vgg(arguments, spec.vocabulary or [], is_encoder=True)
+
+
+def example_inputs(
+    spec: ModelSpec, duration_s: float, num_tokens: int | None, batch_size: int
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Silence of this length, to count MACs with. There is no decoder, so `num_tokens` does not matter."""
+    (source, lengths, _), record = s2t.example_inputs(spec, duration_s, num_tokens, batch_size)
+    return (source, lengths), record | {"num_tokens": None}
+
+
+def transcriber(
+    spec: ModelSpec,
+    module: nn.Module,
+    *,
+    beam: int = 5,
+    lenpen: float = 1.0,
+    max_len_a: float = 0.0,
+    max_len_b: int = 200,
+) -> Callable[[list[Tensor]], list[str]]:
+    """A function from a batch of features to texts: the best path for beam 1, else a search over prefixes.
+
+    `lenpen`, `max_len_a` and `max_len_b` steer a decoder that writes token by token; CTC has none.
+    """
+    blank, symbols = spec.config["blank"], spec.vocabulary or []
+
+    def text(log_probs: np.ndarray) -> str:
+        rotated = np.roll(log_probs, -blank, axis=-1)  # ctc.py has the blank first
+        units = ctc.greedy(rotated) if beam == 1 else ctc.prefix_beam_search(rotated, beam)[0]
+        return ctc.to_text([(unit + blank) % rotated.shape[-1] for unit in units], symbols, spec.config["text_units"])
+
+    def transcribe(batch: list[Tensor]) -> list[str]:
+        with torch.no_grad():
+            output = module(*s2t.pad(batch, module))
+        log_probs = torch.log_softmax(output["encoder_out"].float(), dim=-1).transpose(0, 1).cpu()
+        padding = output["encoder_padding_mask"]  # (frames, batch), True = padding, or None
+        lengths = [log_probs.shape[1]] * len(batch) if padding is None else (~padding).sum(0).tolist()
+        return [text(scores[:length].numpy()) for scores, length in zip(log_probs, lengths, strict=True)]
+
+    return transcribe
