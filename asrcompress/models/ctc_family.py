@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 SAMPLE_RATE_HZ = 16_000
+SEARCH_METHOD = "ctc_prefix_beam_search"  # with beam 1: the best path
+UNUSED_OPTIONS = ("lenpen", "max_len_a", "max_len_b")  # of a search that makes one unit after another
 OUTPUT = "w2v_encoder.proj.weight"
 # Left over from pre-training: the mask's embedding, codebooks, targets and their projections.
 PRETRAINING = re.compile(

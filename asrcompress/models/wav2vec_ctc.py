@@ -13,6 +13,8 @@ from torch import nn
 from asrcompress.models import ModelSpec, ctc_family, fairseq_ctc
 from asrcompress.models.ctc_family import (
     SAMPLE_RATE_HZ,
+    SEARCH_METHOD,
+    UNUSED_OPTIONS,
     clean_tensors,
     example_inputs,
     features,
@@ -23,7 +25,10 @@ from asrcompress.models.ctc_family import (
 if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
-__all__ = ["SAMPLE_RATE_HZ", "clean_tensors", "example_inputs", "features", "is_computed", "transcriber"]
+__all__ = [
+    "SAMPLE_RATE_HZ", "SEARCH_METHOD", "UNUSED_OPTIONS", "clean_tensors", "example_inputs", "features", "is_computed",
+    "transcriber",
+]  # fmt: skip
 TASK = "asr"
 DEFAULT_DURATION_S = 10.0
 NAME, ENCODER = "wav2vec_ctc", "wav2vec2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,17 @@ class EvalConfig:
             raise AsrCompressError(f"--device {self.device}: use cpu, cuda or cuda:N")
 
 
-def task_options(config: EvalConfig, task: str, model: str) -> dict[str, Any]:
+def task_options(config: EvalConfig, task: str, model: str, without: Collection[str] = frozenset()) -> dict[str, Any]:
     """The options of this task, with defaults for those that are not given.
 
     Args:
         config: what was given.
         task: a family's TASK.
         model: what to call the model in an error.
+        without: options of the task that mean nothing to this model; they are left out.
 
     Raises:
-        AsrCompressError: an option of another task was given.
+        AsrCompressError: an option of another task was given, or one that means nothing to this model.
     """
     for other, defaults in TASK_DEFAULTS.items():
         for name in defaults:
@@ -77,5 +79,9 @@ def task_options(config: EvalConfig, task: str, model: str) -> dict[str, Any]:
             if other != task and value is not None:
                 option = f"--{name.replace('_', '-')} {value}"
                 raise AsrCompressError(f"{option}: is for {TASK_NOUNS[other]}; {model}, so leave it out")
-    given = {name: getattr(config, name) for name in TASK_DEFAULTS[task]}
+    for name in without:
+        if (value := getattr(config, name)) is not None:
+            option = f"--{name.replace('_', '-')} {value}"
+            raise AsrCompressError(f"{option}: means nothing to this model; {model}, so leave it out")
+    given = {name: getattr(config, name) for name in TASK_DEFAULTS[task] if name not in without}
     return {name: value if value is not None else TASK_DEFAULTS[task][name] for name, value in given.items()}

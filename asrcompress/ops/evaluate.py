@@ -86,7 +86,12 @@ def evaluate(
     check_outputs([output, utterances_path], inputs, force=force)
     check_device(config.device)
     source = open_source(path, data_dir=data_dir, trust=trust)
-    options = task_options(config, source.family.TASK, f"{path} is of the family {source.spec.family}")
+    options = task_options(
+        config,
+        source.family.TASK,
+        f"{path} is of the family {source.spec.family}",
+        getattr(source.family, "UNUSED_OPTIONS", ()),
+    )
     loaded = build_model(source, device=config.device)
     if source.family.TASK == "asr":
         from asrcompress.ops.score_asr import measure

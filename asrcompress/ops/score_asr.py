@@ -28,11 +28,12 @@ def measure(
     """Decode every utterance with the family's search and score it."""
     family, spec = loaded.source.family, loaded.source.spec
     normalizer = get_normalizer(options["normalizer"])
-    search = {name: options[name] for name in ("beam", "lenpen", "max_len_a", "max_len_b")}
+    search = {name: options[name] for name in ("beam", "lenpen", "max_len_a", "max_len_b") if name in options}
     dataset = first_utterances(read_utterances(config.data, audio_root=config.audio_root), config.limit)
     require_words(dataset, normalizer, config.limit)
     files = [utterance.audio for utterance in dataset.utterances]
-    decoding = {"method": "beam_search"} | search | {"batch_size": config.batch_size}
+    method = getattr(family, "SEARCH_METHOD", "beam_search")
+    decoding = {"method": method} | search | {"batch_size": config.batch_size}
     data = {"file": config.data.resolve().name, "sha256": dataset.sha256, "num_utterances": len(files), "split": None}
     normalizer_record = {"name": normalizer.name, "sha256": normalizer.sha256}
     theirs = None
