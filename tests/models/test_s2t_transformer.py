@@ -16,15 +16,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.models import fairseq_adapter, fairseq_data, s2t_transformer
 from asrcompress.models.features import num_fbank_frames
 from asrcompress.ops.load import LoadedModel, load_model
-
-
-def load_with_fairseq(path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
-    """Fairseq's own way from a file to a model. Its torch.load needs to be told that the file is trusted: we made it."""
-    from fairseq import checkpoint_utils
-
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    models, _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides={"data": str(path.parent)})
-    return models[0].eval()
+from tests.fixtures.fairseq_files import argmax_tokens, load_with_fairseq
 
 
 def forward(model: torch.nn.Module) -> torch.Tensor:
@@ -91,18 +83,7 @@ def test_greedy_decoding_follows_the_argmax(tiny: LoadedModel) -> None:
     """Beam 1 of Fairseq's search against a loop over full forward passes."""
     features = torch.randn(60, 80, generator=torch.Generator().manual_seed(5))
     transcribe = tiny.source.family.transcriber(tiny.source.spec, tiny.module, beam=1, max_len_b=6)
-    tokens = [2]
-    with torch.no_grad():
-        for step in range(7):
-            logits = tiny.module(features[None], torch.tensor([60]), torch.tensor([tokens]))[0][0, -1]
-            logits[1] = -torch.inf  # the search never emits padding
-            if step == 0:
-                logits[2] = -torch.inf  # nor an end before the first token
-            if step == 6:
-                break
-            tokens.append(int(logits.argmax()))
-            if tokens[-1] == 2:
-                break
+    tokens = argmax_tokens(tiny.module, features, 6)
     symbols = [None, None, None, "<unk>", *tiny.source.spec.vocabulary]
     expected = "".join(symbols[token] for token in tokens[1:] if token > 2).replace("\u2581", " ").strip()
     assert transcribe([features]) == [expected]
