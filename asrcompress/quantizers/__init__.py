@@ -16,6 +16,10 @@ QUANTIZERS = {
     "rtn": "asrcompress.quantizers.rtn",
     "mse": "asrcompress.quantizers.mse",
     "gptq": "asrcompress.quantizers.gptq",
+    "asymmetric": "asrcompress.quantizers.asymmetric",
+    "gptq_asymmetric": "asrcompress.quantizers.gptq_asymmetric",
+    "binary": "asrcompress.quantizers.binary",
+    "auto": "asrcompress.quantizers.auto",
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from asrcompress.grids import (
+    FP16_LARGEST,
     FP16_SMALLEST_NORMAL,
     Granularity,
     QuantizedWeight,
@@ -47,12 +48,21 @@ def quantize(
     """
     require_bits("mse", num_bits, SUPPORTED_BITS, name)
     rows = as_rows(weight, name)
-    start = narrow_scale(max_abs(rows, granularity, name) / quant_max(num_bits))
-    scale = search_scale(by_scale(rows, granularity, name), start, num_bits)
+    limit = quant_max(num_bits)
+    start = narrow_scale(max_abs(rows, granularity, name) / limit)
+    scale = search_scale(by_scale(rows, granularity, name), start, -limit, limit)
     return QuantizedWeight(encode(rows, scale, num_bits), scale, num_bits, granularity, tuple(weight.shape))
 
 
-def search_scale(grouped: Tensor, start: Tensor, num_bits: int) -> Tensor:
+def search_scale(
+    grouped: Tensor,
+    start: Tensor,
+    low: int | Tensor,
+    high: int | Tensor,
+    *,
+    lowest: float | None = None,
+    coarse: int = COARSE,
+) -> Tensor:
     """The scale of least squared error for each set of weights.
 
     A coarse search over fractions of `start`, a fine one around the best, then least squares: for
@@ -60,47 +70,61 @@ def search_scale(grouped: Tensor, start: Tensor, num_bits: int) -> Tensor:
 
     Args:
         grouped: (..., size) float32; one scale for each last dimension.
-        start: (...) float16 or float32, the scales that clip nothing. Candidates are rounded to its type first.
-        num_bits: 2 to 8.
+        start: (...) float16 or float32, the first scales that are tried. Others are rounded to its type first.
+        low: the smallest code, as steps from 0; an int or (...).
+        high: the largest; an int or (...).
+        lowest: the smallest fraction; by default the one below which clipping cannot win if `start` clips nothing.
+        coarse: how many fractions the coarse search tries.
 
     Returns:
         (...), of the type of `start`.
     """
-    limit, size = quant_max(num_bits), grouped.shape[-1]
     base = start.float()
+    low, high = (torch.as_tensor(edge, dtype=torch.float32).unsqueeze(-1) for edge in (low, high))
     # In units of `start`, so that no square underflows or overflows.
     units = grouped / base.unsqueeze(-1)
     best = torch.ones_like(base)
-    least = _squared_error(units, best, limit)
+    least = squared_error(units, best, low, high)
 
     def attempt(fractions: Tensor) -> None:
         """Take, for each set of weights, the best of fractions (k, ...) if it is better than the best so far."""
         nonlocal best, least
         stored = store(base * fractions, start.dtype)
         tried = stored / base
-        errors = torch.where(stored > 0, _squared_error(units, tried, limit), torch.inf)
+        errors = torch.where(stored > 0, squared_error(units, tried, low, high), torch.inf)
         smallest, place = errors.min(dim=0)
         better = smallest < least
         best = torch.where(better, tried.gather(0, place.unsqueeze(0)).squeeze(0), best)
         least = torch.where(better, smallest, least)
 
-    # Clipping to a fraction f costs at least ((1 - f) limit)^2 steps^2; no clipping costs at most size / 4.
-    lowest = max(SMALLEST_FRACTION, 1 - math.sqrt(size) / (2 * limit))
-    ratio = ((1 + 1 / (2 * limit)) / lowest) ** (1 / (COARSE - 1))
+    limit = int(high.max())
+    if lowest is None:
+        # Clipping to a fraction f costs at least ((1 - f) limit)^2 steps^2; no clipping costs at most size / 4.
+        lowest = max(SMALLEST_FRACTION, 1 - math.sqrt(grouped.shape[-1]) / (2 * limit))
+    ratio = ((1 + 1 / (2 * max(limit, 1))) / lowest) ** (1 / (coarse - 1))
     together = max(1, CHUNK_ELEMENTS // grouped.numel())
-    coarse = (lowest * ratio ** torch.arange(COARSE)).reshape(-1, *[1] * base.dim())
-    for fractions in coarse.split(together):
+    first = (lowest * ratio ** torch.arange(coarse)).reshape(-1, *[1] * base.dim())
+    for fractions in first.split(together):
         attempt(fractions * torch.ones_like(base))
-    fine = (ratio ** ((torch.arange(FINE) + 0.5) * 2 / FINE - 1)).reshape(-1, *[1] * base.dim())
+    second = (ratio ** ((torch.arange(FINE) + 0.5) * 2 / FINE - 1)).reshape(-1, *[1] * base.dim())
     middle = best
-    for fractions in fine.split(together):
+    for fractions in second.split(together):
         attempt(fractions * middle)
     for _ in range(LEAST_SQUARES):
-        codes = (units / best.unsqueeze(-1)).round().clamp(-limit, limit)
+        codes = (units / best.unsqueeze(-1)).round().clamp(low, high)
         squares = codes.square().sum(dim=-1)
         fitted = torch.where(squares > 0, (units * codes).sum(dim=-1) / squares.clamp_min(1), best)
         attempt(fitted.unsqueeze(0))
     return (base * best).to(start.dtype)
+
+
+def storable(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales (...) as `dtype`, moved to the nearest normal number there; a scale of 0 becomes 1."""
+    if dtype == torch.float16:
+        limited = scale.clamp(FP16_SMALLEST_NORMAL, FP16_LARGEST)
+    else:
+        limited = scale.clamp(torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max)
+    return torch.where(scale > 0, limited, torch.ones_like(scale)).to(dtype)
 
 
 def store(scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -110,7 +134,8 @@ def store(scale: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where((stored >= smallest) & torch.isfinite(stored), stored, torch.zeros_like(stored))
 
 
-def _squared_error(units: Tensor, scale: Tensor, limit: int) -> Tensor:
+def squared_error(units: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Sum of squared rounding errors of units (..., size) on the grid low x scale .. high x scale (..., 1): (...)."""
     step = scale.unsqueeze(-1)
-    back = (units / step).round_().clamp_(-limit, limit).mul_(step)
+    back = (units / step).round_().clamp_(low, high).mul_(step)
     return back.sub_(units).square_().sum(dim=-1)
