@@ -26,6 +26,7 @@ from torch import Tensor
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write
 from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, code_range
+from asrcompress.integers.grid import Grid
 from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
 
 FORMAT = "asrcompress.v1"
@@ -47,7 +48,8 @@ DAMAGE = (
 @dataclass(frozen=True)
 class ArtifactContent:
     """What an artifact holds. `quantized` and `floats` are keyed by the names of the float model's
-    state dict; `tied` maps an alias to the name under which the tensor is stored."""
+    state dict; `tied` maps an alias to the name under which the tensor is stored; `grids` maps the sites of
+    level integer-only to their static grids, and is empty at other levels."""
 
     family: str
     config: dict[str, Any]
@@ -57,6 +59,7 @@ class ArtifactContent:
     quantized: dict[str, QuantizedWeight]
     floats: dict[str, Tensor]
     tied: dict[str, str] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
 
 
 def narrow_float(tensor: Tensor) -> Tensor:
@@ -89,7 +92,7 @@ def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = F
         if weight.method is not None:
             weights[name]["method"] = weight.method
     for name, tensor in content.floats.items():
-        if name in tensors or name == JSON_NAME:
+        if name in tensors or name == JSON_NAME or name.removesuffix("_zero_point") in weights:
             raise AsrCompressError(
                 f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
             )
@@ -103,6 +106,8 @@ def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = F
         "weights": weights,
         "tied": content.tied,
     }
+    if content.grids:
+        record["grids"] = {site: grid.to_json() for site, grid in content.grids.items()}
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
     tensors[JSON_NAME] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     data = save(tensors, metadata={"format": FORMAT})
@@ -151,7 +156,8 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
         _check_record(record)
         quantized = {name: _unpack(name, entry, tensors) for name, entry in record["weights"].items()}
         parts = {key: record[key] for key in ("family", "config", "vocabulary", "recipe", "parent", "tied")}
-        content = ArtifactContent(quantized=quantized, floats=tensors, **parts)
+        grids = {site: Grid.from_json(grid) for site, grid in record.get("grids", {}).items()}
+        content = ArtifactContent(quantized=quantized, floats=tensors, grids=grids, **parts)
     except DAMAGE as error:
         cause = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
         raise AsrCompressError(f"{path}: is damaged ({cause}); write it again with asrcompress quantize") from error
@@ -239,6 +245,8 @@ def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> Qua
     if not isinstance(symmetric, bool) or not isinstance(method, str | None):
         raise TypeError(f"{name}: its 'symmetric' is not true or false, or its 'method' is not a name")
     zero_point = None
+    if symmetric and f"{name}_zero_point" in tensors:
+        raise ValueError(f"{name}: is symmetric and has zero points")
     if not symmetric:
         if num_bits == 1:
             raise ValueError(f"{name}: 1 bit has no zero point")

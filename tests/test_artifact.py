@@ -30,6 +30,7 @@ from asrcompress.artifact import (
 )
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity
+from asrcompress.quantizers import asymmetric, binary
 from asrcompress.quantizers.rtn import quantize
 
 
@@ -87,6 +88,49 @@ def test_everything_comes_back_as_it_was(artifact):
     for name, tensor in content.floats.items():
         assert torch.equal(back.floats[name].to(tensor.dtype), tensor), name
         assert back.floats[name].shape == tensor.shape
+
+
+def make_zero_points() -> ArtifactContent:
+    """Asymmetric grids at every width, one bit, and a method that `auto` picked."""
+    weight = torch.rand(5, 12, generator=torch.Generator().manual_seed(0)) - 0.2
+    quantized = {
+        f"a{num_bits}.weight": asymmetric.quantize(
+            weight, num_bits=num_bits, granularity=Granularity.parse(granularity)
+        )
+        for num_bits, granularity in zip(
+            (8, 4, 3, 2), ("per_channel", "per_tensor", "per_group:4", "per_group:2"), strict=True
+        )
+    }
+    quantized["b.weight"] = binary.quantize(weight, num_bits=1, granularity=Granularity.parse("per_group:6"))
+    quantized["c.weight"] = dataclasses.replace(
+        asymmetric.quantize(weight, num_bits=4, granularity=Granularity("per_channel")), method="asymmetric"
+    )
+    return dataclasses.replace(make_content(), quantized=quantized, tied={})
+
+
+def test_zero_points_one_bit_and_methods_come_back(tmp_path):
+    content = make_zero_points()
+    save_artifact(tmp_path / "x", content)
+    back = load_artifact(tmp_path / "x").quantized
+    entries = {entry["name"]: entry for entry in byte_ledger(tmp_path / "x")}
+    for name, weight in content.quantized.items():
+        assert torch.equal(back[name].codes, weight.codes)
+        assert torch.equal(back[name].dequantize(), weight.dequantize())
+        assert back[name].method == weight.method
+        assert (f"{name}_zero_point" in entries) == (weight.zero_point is not None)
+        if weight.zero_point is not None:
+            assert torch.equal(back[name].zero_point, weight.zero_point)
+            entry = entries[f"{name}_zero_point"]  # packed with the bits of the codes, not a byte each
+            assert entry["kind"] == "weight_zero_point"
+            assert entry["size_bytes"] == -(-weight.scale.numel() * weight.num_bits // 8)
+    assert entries["b.weight_packed"]["size_bytes"] == 8  # 60 signs
+    assert sum(entry["size_bytes"] for entry in entries.values()) == (tmp_path / "x").stat().st_size
+
+
+def test_a_symmetric_weight_adds_no_key(artifact):
+    with safe_open(artifact, framework="pt") as handle:
+        record = json.loads(bytes(handle.get_tensor("asrcompress.json").numpy()))
+    assert all(entry.keys() == {"num_bits", "granularity", "shape"} for entry in record["weights"].values())
 
 
 def test_saving_what_was_loaded_gives_the_same_bytes(artifact, tmp_path):
@@ -220,7 +264,7 @@ def test_an_interrupt_while_writing_leaves_nothing_new(tmp_path, monkeypatch, fo
     assert not force or path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("name", ["fc.weight_packed", "fc.weight_scale", "asrcompress.json"])
+@pytest.mark.parametrize("name", ["fc.weight_packed", "fc.weight_scale", "fc.weight_zero_point", "asrcompress.json"])
 def test_a_float_tensor_cannot_take_a_name_of_the_format(tmp_path, name):
     content = make_content()
     content.floats[name] = torch.ones(2)

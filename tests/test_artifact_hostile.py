@@ -17,6 +17,7 @@ from safetensors.torch import save
 from asrcompress.artifact import FORMAT, ArtifactContent, byte_ledger, is_artifact, load_artifact, save_artifact
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity
+from asrcompress.quantizers import asymmetric, binary
 from asrcompress.quantizers.rtn import quantize
 
 HUGE = 10**30
@@ -256,3 +257,69 @@ def test_an_entry_that_does_not_fit_its_tensors_is_refused(good, scratch, entry)
 )
 def test_a_record_of_the_wrong_make_is_refused(good, scratch, change):
     refused(scratch, rebuilt(scratch, good, lambda record, tensors: record.update(change)))
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory) -> bytes:
+    """fc (3, 4) at 2 bits in groups of 2 with zero points (2 bytes of them), and signs (3, 4) at 1 bit."""
+    weight = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+    quantized = {
+        "fc.weight": asymmetric.quantize(weight, num_bits=2, granularity=Granularity.parse("per_group:2")),
+        "signs.weight": binary.quantize(weight - 0.5, num_bits=1, granularity=Granularity.parse("per_channel")),
+    }
+    path = tmp_path_factory.mktemp("uneven") / "x"
+    save_artifact(path, ArtifactContent("kws_crnn", {}, None, {}, {}, quantized, {}))
+    return path.read_bytes()
+
+
+def test_the_uneven_file_is_sound(uneven, scratch):
+    scratch.write_bytes(rebuilt(scratch, uneven, lambda record, tensors: None))
+    assert load_artifact(scratch).quantized["fc.weight"].zero_point.shape == (3, 2)
+
+
+def test_missing_zero_points_are_named(uneven, scratch):
+    data = rebuilt(scratch, uneven, lambda record, tensors: tensors.pop("fc.weight_zero_point"))
+    assert "'fc.weight_zero_point' is missing" in refused(scratch, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("fc.weight_zero_point", torch.zeros(1, dtype=torch.uint8)),
+        ("fc.weight_zero_point", torch.zeros(3, dtype=torch.uint8)),
+        ("fc.weight_zero_point", torch.zeros(2)),
+        ("fc.weight_zero_point", torch.zeros(2, dtype=torch.int16)),
+        ("fc.weight_zero_point", torch.tensor([0, 0xF0], dtype=torch.uint8)),  # padding bits are set
+        ("signs.weight_packed", torch.tensor([0, 0xF0], dtype=torch.uint8)),
+        ("signs.weight_packed", torch.zeros(3, dtype=torch.uint8)),
+    ],
+)
+def test_zero_points_and_signs_that_do_not_fit_are_refused(uneven, scratch, name, tensor):
+    change = rebuilt(scratch, uneven, lambda record, tensors: tensors.update({name: tensor}))
+    assert "is damaged" in refused(scratch, change)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("fc.weight", {"symmetric": "false"}),
+        ("fc.weight", {"symmetric": None}),
+        ("fc.weight", {"symmetric": 0}),
+        ("fc.weight", {"symmetric": True}),
+        ("fc.weight", {"method": 3}),
+        ("fc.weight", {"method": ["rtn"]}),
+        ("signs.weight", {"symmetric": False}),
+        ("signs.weight", {"num_bits": 2}),
+    ],
+)
+def test_an_uneven_entry_that_does_not_fit_is_refused(uneven, scratch, name, entry):
+    change = rebuilt(scratch, uneven, lambda record, tensors: record["weights"][name].update(entry))
+    assert "is damaged" in refused(scratch, change)
+
+
+def test_a_code_below_the_symmetric_grid_is_refused(uneven, scratch):
+    def change(record, tensors):
+        del record["weights"]["fc.weight"]["symmetric"], tensors["fc.weight_zero_point"]
+        tensors["fc.weight_packed"] = torch.full((3,), 0b10101010, dtype=torch.uint8)  # -2, four times a byte
+
+    assert "holds the code -2" in refused(scratch, rebuilt(scratch, uneven, change))

@@ -15,7 +15,8 @@ from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
 def codes_and_bits(draw):
     num_bits = draw(st.sampled_from(SUPPORTED_BITS))
     half = 2 ** (num_bits - 1)
-    return draw(st.lists(st.integers(-half, half - 1), max_size=40)), num_bits
+    code = st.sampled_from((-1, 1)) if num_bits == 1 else st.integers(-half, half - 1)
+    return draw(st.lists(code, max_size=40)), num_bits
 
 
 def int8(codes: list[int]) -> torch.Tensor:
@@ -26,7 +27,8 @@ def int8(codes: list[int]) -> torch.Tensor:
 @given(codes_and_bits())
 def test_the_bytes_are_one_little_endian_number_in_twos_complement(drawn):
     codes, num_bits = drawn
-    number = sum((code & (2**num_bits - 1)) << (place * num_bits) for place, code in enumerate(codes))
+    fields = [(code + 1) // 2 for code in codes] if num_bits == 1 else codes  # one bit: -1 is 0, 1 is 1
+    number = sum((code & (2**num_bits - 1)) << (place * num_bits) for place, code in enumerate(fields))
     size_bytes = (len(codes) * num_bits + 7) // 8
     packed = pack(int8(codes), num_bits)
     assert packed.numpy().tobytes() == number.to_bytes(size_bytes, "little")
@@ -49,6 +51,7 @@ def test_unpack_undoes_pack(drawn):
         ([1, -1, 0, 1], 2, [0b01_00_11_01]),
         ([1, 2, 3], 3, [0b11_010_001, 0]),
         ([-4, 3], 3, [0b00_011_100]),
+        ([1, -1, -1, 1], 1, [0b1001]),
     ],
 )
 def test_worked_examples(codes, num_bits, expected):
@@ -75,7 +78,13 @@ def test_a_code_that_does_not_fit_is_refused(num_bits, code):
         pack(int8([0, code]), num_bits)
 
 
-@pytest.mark.parametrize("num_bits", [0, 1, 5, 7, 16])
+@pytest.mark.parametrize("code", [0, 2, -2, -128])
+def test_one_bit_holds_nothing_but_minus_one_and_one(code):
+    with pytest.raises(ValueError, match="neither -1 nor 1"):
+        pack(int8([1, code]), 1)
+
+
+@pytest.mark.parametrize("num_bits", [0, 5, 7, 16])
 def test_other_widths_are_refused(num_bits):
     with pytest.raises(ValueError):
         pack(int8([0]), num_bits)

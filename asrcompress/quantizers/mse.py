@@ -28,8 +28,9 @@ from asrcompress.quantizers.support import require_bits
 
 SUPPORTED_BITS = (8, 4, 3, 2)
 NEEDS_STATISTICS = False
-COARSE, FINE, LEAST_SQUARES = 48, 12, 3
+COARSE, FINE, LEAST_SQUARES = 64, 12, 3
 SMALLEST_FRACTION = 0.02
+LARGEST_FRACTION = 1.25  # few weights may lie better on a coarser grid that is not used to its end
 CHUNK_ELEMENTS = 2**19  # weights x fractions that are tried at once
 
 
@@ -101,7 +102,7 @@ def search_scale(
     if lowest is None:
         # Clipping to a fraction f costs at least ((1 - f) limit)^2 steps^2; no clipping costs at most size / 4.
         lowest = max(SMALLEST_FRACTION, 1 - math.sqrt(grouped.shape[-1]) / (2 * limit))
-    ratio = ((1 + 1 / (2 * max(limit, 1))) / lowest) ** (1 / (coarse - 1))
+    ratio = (LARGEST_FRACTION / lowest) ** (1 / (coarse - 1))
     together = max(1, CHUNK_ELEMENTS // grouped.numel())
     first = (lowest * ratio ** torch.arange(coarse)).reshape(-1, *[1] * base.dim())
     for fractions in first.split(together):

@@ -19,7 +19,7 @@ from asrcompress.grids import Granularity
 from asrcompress.models import FAMILIES
 from asrcompress.ops.quantize import QuantizeConfig, quantize
 from asrcompress.packing import pack
-from asrcompress.quantizers import QUANTIZERS, rtn
+from asrcompress.quantizers import QUANTIZERS, get_quantizer, rtn
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -55,6 +55,22 @@ def test_the_reader_of_the_format_page_gives_the_same_bits(
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor", "per_group:4"])
+@pytest.mark.parametrize(
+    ("method", "num_bits"), [("asymmetric", 8), ("asymmetric", 3), ("asymmetric", 2), ("binary", 1)]
+)
+def test_the_reader_takes_zero_points_and_one_bit(tmp_path: Path, method: str, num_bits: int, granularity: str) -> None:
+    weight = get_quantizer(method)(
+        torch.rand(5, 2, 6, generator=torch.Generator().manual_seed(0)) - 0.2,
+        num_bits=num_bits,
+        granularity=Granularity.parse(granularity),
+    )
+    save_artifact(tmp_path / "q.safetensors", ArtifactContent("kws_crnn", {}, None, {}, {}, {"w": weight}, {}))
+    (reader,) = blocks("artifact-format.md", "reader")
+    run_without_asrcompress(reader + "\nnp.save('w', read_weight('q.safetensors', 'w'))\n", tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "w.npy"), weight.dequantize().numpy())
+
+
 def test_the_reader_takes_float32_scales(tmp_path: Path) -> None:
     """Scales below float16's normal numbers are stored as float32."""
     weight = rtn.quantize(
@@ -80,7 +96,7 @@ def test_the_packed_bytes_of_the_format_page() -> None:
         (DOCS / "artifact-format.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
-    assert [row[0] for row in rows] == ["4", "3", "2"]
+    assert [row[0] for row in rows] == ["4", "3", "2", "1"]
     for num_bits, codes, expected in rows:
         packed = pack(torch.tensor([int(code) for code in codes.split(",")], dtype=torch.int8), int(num_bits))
         assert bytes(packed.numpy()).hex(" ") == expected

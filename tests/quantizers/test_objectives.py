@@ -107,18 +107,13 @@ def test_mse_is_the_minimum_over_a_brute_force_search(num_bits, granularity):
     assert (found <= torch.stack(tried).amin(dim=0) * 1.02).all()
 
 
-def test_clipping_pays_where_one_weight_is_far_out():
-    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
-    weight[:, 0] = 30.0
-    without = weight[:, 1:]
-    errors = {
-        method: float(
-            (quantized(method, weight, 4, "per_channel").dequantize()[:, 1:] - without).norm() / without.norm()
-        )
-        for method in ("rtn", "mse")
-    }
-    assert errors["rtn"] > 0.95  # nearly every weight became 0
-    assert errors["mse"] < 0.85 * errors["rtn"]
+def test_clipping_pays_where_one_of_many_weights_is_far_out():
+    weight = torch.randn(4, 1024, generator=torch.Generator().manual_seed(1))
+    weight[:, 0] = 8.0
+    rtn, mse = (
+        float((quantized(method, weight, 4, "per_channel").dequantize() - weight).norm()) for method in ("rtn", "mse")
+    )
+    assert mse < 0.7 * rtn
 
 
 def reference_obq(weight, inputs, scale, num_bits):
