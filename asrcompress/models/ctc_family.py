@@ -189,10 +189,16 @@ def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
 
 def _fold(path: Path, name: str, magnitude: Tensor, direction: Tensor | None) -> Tensor:
     """g v / |v|, one norm for each tap of the kernel: magnitude (1, 1, kernel), direction (out, in, kernel)."""
-    if direction is None or direction.dim() != 3 or magnitude.shape != (1, 1, direction.shape[2]):
+    if (
+        direction is None
+        or direction.dim() != 3
+        or magnitude.shape != (1, 1, direction.shape[2])
+        or not magnitude.numel()
+    ):
         raise AsrCompressError(f"{path}: {name}: its weight normalisation is not that of a positional convolution")
-    # torch's own kernel of nn.utils.weight_norm: the digits are those that Fairseq computes with
-    return torch._weight_norm(direction.float(), magnitude.float(), 2)
+    # torch's own kernel of nn.utils.weight_norm, so that the digits are those that Fairseq computes with. It does not
+    # check shapes: they are checked above.
+    return torch._weight_norm(direction.float().contiguous(), magnitude.float().contiguous(), 2)
 
 
 def build(spec: ModelSpec, make_encoder: Callable[[dict[str, Any], int], nn.Module], encoder: str) -> nn.Module:

@@ -70,7 +70,7 @@ def check_arguments(where: str, given: dict[str, Any], name: str) -> dict[str, A
         if value is not None and value not in allowed:
             raise AsrCompressError(f"{where}: {argument} is {str(value)[:40]!r}, which is not supported for {name}")
     sizes, switches = SIZES + OWN_SIZES[name], SWITCHES + OWN_SWITCHES[name]
-    checked: dict[str, Any] = {}
+    checked: dict[str, Any] = {"encoder_embed_dim": 768}  # Fairseq's default, which it reads before it fills it in
     for argument in (*sizes, *switches, *CHOICES):
         value = given.get(argument)
         if value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,15 @@ def test_the_dictionary_is_the_models(tiny_hubert_ctc: Path, tmp_path: Path) -> 
     (tmp_path / "dict.ltr.txt").unlink()
     with pytest.raises(AsrCompressError, match=r"dict.ltr.txt, is in none of .*--data-dir"):
         load_model(tiny_hubert_ctc, data_dir=tmp_path)
+    # Where fine-tuning had it is the last place to look; the checkpoint's own folder has none here.
+    shutil.copy(tiny_hubert_ctc, tmp_path / "model")
+    (tmp_path / "trained_from").mkdir()
+    shutil.copy(tiny_hubert_ctc.parent / "dict.ltr.txt", tmp_path / "trained_from")
+    assert load_model(tmp_path / "model", data_dir=tmp_path / "trained_from").source.spec.vocabulary == fixtures.LETTERS
+    state = torch.load(tmp_path / "model", weights_only=True)
+    state["cfg"]["task"]["label_dir"] = str(tmp_path / "trained_from")
+    torch.save(state, tmp_path / "model")
+    assert load_model(tmp_path / "model").source.spec.vocabulary == fixtures.LETTERS
     with pytest.raises(AsrCompressError, match="is not a folder"):
         load_model(tiny_hubert_ctc, data_dir=tmp_path / "absent")
 
@@ -137,7 +147,9 @@ def test_a_batch_norm_before_the_positional_convolution() -> None:
     with torch.no_grad():
         expected = theirs(source=wave[None], padding_mask=None)["encoder_out"]
         torch.testing.assert_close(ours(wave[None])[0], expected, rtol=0, atol=1e-5)
-    assert not ctc_family.pads_exactly(arguments)
+    layer_norms = arguments | {"extractor_mode": "layer_norm"}
+    assert not ctc_family.pads_exactly(layer_norms)
+    assert ctc_family.pads_exactly(layer_norms | {"conv_pos_batch_norm": False})
 
 
 def test_a_trained_model_understands(trained_hubert_ctc: Path, tmp_path: Path) -> None:

@@ -90,6 +90,20 @@ def test_one_frame_under_a_norm_over_time_is_too_short() -> None:
     one_layer = {"conv_feature_layers": [[8, 10, 5]]}
     assert ctc_family.min_samples(one_layer) == 15
     assert ctc_family.min_samples(one_layer | {"extractor_mode": "layer_norm"}) == 10
+    assert ctc_family.min_samples(one_layer | {"crop_seq_to_multiple": 3}) == 20
+
+
+def test_frames_cropped_to_a_multiple_are_cropped_for_each_utterance() -> None:
+    """As each would be alone, whatever the batch's length."""
+    given = fixtures.SIZES | {"conv_feature_layers": "[(8, 10, 10)]", "extractor_mode": "layer_norm"}
+    arguments = wav2vec_arguments.check_arguments("x", given | {"crop_seq_to_multiple": 4}, "wav2vec2")
+    model = wav2vec_ctc.build(ModelSpec("wav2vec_ctc", {"arguments": arguments}, fixtures.LETTERS))
+    waves = noise(175, 119)
+    with torch.no_grad():
+        logits, mask = model(torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor([175, 119]))
+        assert mask is not None and (~mask).sum(dim=1).tolist() == [16, 8]
+        torch.testing.assert_close(logits[:8, 1], model(waves[1][None])[0][:, 0], rtol=0, atol=1e-5)
+    assert ctc_family.pads_exactly(arguments) and not ctc_family.pads_exactly(arguments | {"pos_conv_depth": 2})
 
 
 def test_a_batch_gives_the_texts_of_its_utterances(tiny_wav2vec_ctc: Path) -> None:
@@ -261,10 +275,20 @@ def test_both_names_of_weight_norm_fold_to_what_torch_computes(tiny_wav2vec_ctc:
         assert not any("original" in name or name.endswith(("_g", "_v")) for name in cleaned)
 
 
-def test_half_a_weight_norm_is_refused(tiny_wav2vec_ctc: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, base: tensors.pop(base + "weight_v"),
+        lambda tensors, base: tensors.update({base + "weight_g": torch.ones(32, 1, 1)}),
+        lambda tensors, base: tensors.update({base + "weight_g": torch.ones(1, 1, 15)}),
+        lambda tensors, base: tensors.update({base + "weight_g": torch.ones(1, 1, 0), base + "weight_v": torch.ones(32, 8, 0)}),
+    ],
+)  # fmt: skip
+def test_a_weight_norm_of_another_kind_is_refused(tiny_wav2vec_ctc: Path, change: Any) -> None:
+    """Before torch's kernel sees it, which crashes on shapes that do not fit."""
     checkpoint = read_checkpoint(tiny_wav2vec_ctc)
     spec = wav2vec_ctc.read_spec(checkpoint)
-    del checkpoint.tensors["w2v_encoder.w2v_model.encoder.pos_conv.0.weight_v"]
+    change(checkpoint.tensors, "w2v_encoder.w2v_model.encoder.pos_conv.0.")
     with pytest.raises(AsrCompressError, match=r"pos_conv.0: its weight normalisation"):
         wav2vec_ctc.clean_tensors(checkpoint, spec)
 
