@@ -32,7 +32,7 @@ everything else goes to stderr. A command that is given no model takes its path 
 | exit code | means |
 |---|---|
 | 0 | it worked; every gate passed |
-| 1 | a gate failed (`report --require`) |
+| 1 | a gate failed (`report --require`, `analyze --require-level`) |
 | 2 | the one line on stderr says what to change: a file, an option, or runs that cannot be compared |
 | 3 | a bug in asrcompress; the traceback is on stderr |
 | 130, 141, 143 | Ctrl-C; nobody reads the pipe any more; terminated |

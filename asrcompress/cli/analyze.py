@@ -6,8 +6,10 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from asrcompress.cli.honesty import honesty_lines
 from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Output, Threads, Trust
-from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, say
+from asrcompress.cli.output import aligned, emit, emit_json, format_bytes, path_from_stdin, say
+from asrcompress.errors import EXIT_GATE_FAILED
 
 
 def analyze(
@@ -29,13 +31,22 @@ def analyze(
             help="What 'macs' means: true; thop (as that package counts today); thop-conv-bias (as it once did)."
         ),
     ] = "true",
+    require_level: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Exit with 1 unless the audit proves this level: partial, stored, computed or integer-only.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = 1,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """List every module with its parameters, stored bytes and MACs. Writes MODEL.analyze.json.
+    """List every module with its parameters, stored bytes and MACs, and audit what the file claims. Writes MODEL.analyze.json.
+
+    Exit code 1: --require-level names a level that is not reached; the sidecar is written all the same.
 
     \b
     Example:
@@ -46,8 +57,11 @@ def analyze(
     from asrcompress.cli.trust import warn_of_trust
     from asrcompress.ops.analyze import AnalyzeConfig
     from asrcompress.ops.analyze import analyze as run
+    from asrcompress.ops.audit import check_level, shortfall
     from asrcompress.ops.load import set_threads
 
+    if require_level is not None:
+        check_level(require_level)
     config = AnalyzeConfig(
         duration_s=duration_s, num_tokens=tokens, batch_size=batch_size, macs_convention=macs_convention
     )
@@ -61,6 +75,10 @@ def analyze(
         emit_json(record)
     else:
         emit(str(path))  # the model's path: the next command in a pipe takes a model
+    missing = shortfall(record["honesty"], require_level) if require_level is not None else None
+    if missing is not None:
+        say(f"{path}: {missing}")
+        raise typer.Exit(EXIT_GATE_FAILED)
 
 
 def _table(record: dict[str, Any]) -> list[str]:
@@ -81,10 +99,10 @@ def _table(record: dict[str, Any]) -> list[str]:
                 bits,
             )
         )
-    lines = _aligned(rows)
+    lines = aligned(rows)
     kinds: list[tuple[str, ...]] = [("kind", "params", "bytes", "MACs")]
     kinds += [(t["kind"], f"{t['num_params']:,}", f"{t['size_bytes']:,}", f"{t['macs']:,}") for t in record["totals"]]
-    lines += ["", *_aligned(kinds), ""]
+    lines += ["", *aligned(kinds), ""]
     size = f"{model['file']}: {model['family']}, {model['num_params']:,} parameters, {metrics['size_bytes']:,} bytes on disk"
     if metrics["optimizer_size_bytes"]:
         share = metrics["optimizer_size_bytes"] / metrics["size_bytes"]
@@ -100,15 +118,8 @@ def _table(record: dict[str, Any]) -> list[str]:
         else f" as {record['macs_convention']} counts; true {metrics['true_macs']:,}"
     )
     lines.append(f"MACs for {count}: {metrics['macs']:,}{true}; thop says {metrics['thop_macs']:,} of the float model")
-    level = record["level"]
-    if level["claimed"]:
-        lines.append(
-            f"claims level {level['claimed']}: {level['packed_params_share']:.2%} of parameters packed, "
-            f"{level['integer_macs_share']:.2%} of MACs on integers in this run"
-        )
-        lines += [f"in float though: {name}" for name in level["float_modules"] or []]
     lines.append("bytes: " + ", ".join(f"{kind} {format_bytes(size)}" for kind, size in _ledger(record).items()))
-    return lines
+    return [*lines, "", *honesty_lines(record["honesty"])]
 
 
 def _ledger(record: dict[str, Any]) -> dict[str, int]:
@@ -116,20 +127,3 @@ def _ledger(record: dict[str, Any]) -> dict[str, int]:
     for entry in record["ledger"]["entries"]:
         kinds[entry["kind"]] = kinds.get(entry["kind"], 0) + entry["size_bytes"]
     return kinds
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns side by side: words to the left, numbers to the right; never wrapped, never coloured."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    numbers = [
-        column
-        for column in range(len(widths))
-        if rows[1][column].replace(",", "").isdigit() or rows[0][column] in ("params", "bytes", "MACs")
-    ]
-    return [
-        "  ".join(
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

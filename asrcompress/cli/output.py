@@ -85,3 +85,20 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns side by side: words to the left, numbers to the right; never wrapped, never coloured."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    numbers = [
+        column
+        for column in range(len(widths))
+        if rows[1][column].replace(",", "").isdigit() or rows[0][column] in ("params", "bytes", "MACs")
+    ]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -8,7 +8,7 @@ The run is judged here; the file is in honesty_file.py, shares are in honesty_co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -79,11 +79,21 @@ def reached(findings: Iterable[Finding], *, any_packed: bool) -> str:
     return LEVELS[min([LEVELS.index(finding.level) for finding in findings], default=len(LEVELS)) - 1]
 
 
-def judge_run(model: nn.Module, trace: Trace) -> list[Finding]:
-    """What the run shows against `computed` and `integer-only`, in the order of the run."""
+def judge_run(model: nn.Module, trace: Trace, *, is_whole: bool = True, unused: Container[str] = ()) -> list[Finding]:
+    """What the run shows, in its order.
+
+    Args:
+        model: what was run.
+        trace: its run.
+        is_whole: whether the run was meant to reach every module.
+        unused: modules that need not run, since the float model's do not either.
+    """
     packed = holders(model)
     findings = [Finding("stored", text) for text in codes_out_of_range(packed)]
-    findings += [Finding("stored", text) for text in never_ran(packed, trace)]
+    idle = [holder for holder in never_ran(packed, trace) if is_whole and holder.name not in unused]
+    for holder in idle:
+        text = f"{holder.name} ({holder.kind}): is packed but never ran: no MAC and no lookup happened in it"
+        findings.append(Finding("stored", text))
     for record in trace.ops:
         if record.macs and record.inside:
             findings += [Finding("computed", text) for text in _product_faults(record)]
@@ -109,13 +119,15 @@ def codes_out_of_range(packed: list[Holder]) -> Iterator[str]:
             )
 
 
-def never_ran(packed: list[Holder], trace: Trace) -> Iterator[str]:
+def never_ran(packed: list[Holder], trace: Trace) -> list[Holder]:
     """Modules whose packed weights took part in nothing: neither a MAC nor a lookup happened in them."""
     multiplied = {record.module for record in trace.ops if record.macs and record.inside}
-    for holder in packed:
-        looked_up = any(holder.name in trace.lookups.get(codes_pointer(w), ()) for w in holder.weights.values())
-        if multiplied.isdisjoint({holder.name, *holder.weights}) and not looked_up:
-            yield f"{holder.name} ({holder.kind}): is packed but never ran: no MAC and no lookup happened in it"
+    return [
+        holder
+        for holder in packed
+        if multiplied.isdisjoint({holder.name, *holder.weights})
+        and not any(holder.name in trace.lookups.get(codes_pointer(w), ()) for w in holder.weights.values())
+    ]
 
 
 def _product_faults(record: OpRecord) -> Iterator[str]:

@@ -68,11 +68,16 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one run did. `lookups`: storage of a module's `codes` -> modules under way when rows were looked up there."""
+    """What one run did.
+
+    lookups: storage of a module's `codes` -> modules under way when rows were looked up there.
+    parameters: names of the parameters that any operation took in.
+    """
 
     ops: tuple[OpRecord, ...]
     crossings: tuple[Crossing, ...]
     lookups: dict[int, frozenset[str]]
+    parameters: frozenset[str]
     macs: MacCount
 
     @property
@@ -95,7 +100,11 @@ def trace_run(model: nn.Module, run: Callable[[], Any]) -> Trace:
     with stack.watching(tracer.check_script), stack.direct_calls(tracer.outermost):
         tracer.count(run)
     lookups = {pointer: frozenset(names) for pointer, names in tracer.lookups.items()}
-    return Trace(tuple(tracer.ops.values()), tuple(tracer.crossings.values()), lookups, tracer.mac_count())
+    parameters = frozenset(
+        name for name, parameter in model.named_parameters(remove_duplicate=False) if _pointer(parameter) in tracer.used
+    )
+    ops, crossings = tuple(tracer.ops.values()), tuple(tracer.crossings.values())
+    return Trace(ops, crossings, lookups, parameters, tracer.mac_count())
 
 
 class _Tracer(Counter):
@@ -109,6 +118,7 @@ class _Tracer(Counter):
             _pointer(parameter) for module in stack.modules.values() for parameter in module._parameters.values()
             if parameter is not None
         } - {0}  # fmt: skip
+        self.used: set[int] = set()
         self.lookups: dict[int, set[str]] = {
             pointer: set() for module in stack.modules.values() if (pointer := codes_pointer(module))
         }
@@ -138,6 +148,7 @@ class _Tracer(Counter):
         floats = "" if name in (ENTER, LEAVE) else _why_float(func, arguments, inputs, outputs)
         if pointers & {_pointer(tensor) for tensor in self.left}:
             self._used_again(name)
+        self.used |= pointers & self.parameters
         owned = bool(macs) and not pointers.isdisjoint(self.parameters)
         key = (
             stack.innermost,

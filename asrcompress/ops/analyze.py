@@ -1,7 +1,7 @@
 """analyze: what a file holds and what its model costs. Every module with class, shape, parameters, stored bytes and MACs.
 
 Bytes come from the file, MACs from a run on a stated input whose operations are counted as they are
-dispatched. Says which share of the MACs ran on integers; it does not judge quality.
+dispatched. The honesty level that file and run prove is audit.py's; quality is not judged here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from asrcompress.artifact import byte_ledger
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, write_json
-from asrcompress.metrics.cost import MacCount, count_macs
+from asrcompress.metrics.cost import MacCount
 from asrcompress.metrics.thop_convention import CONVENTIONS, thop_macs
+from asrcompress.metrics.trace import trace_run
 from asrcompress.modules.swap import find_weights
 from asrcompress.modules.twins import find_twin
+from asrcompress.ops.audit import audit, noise
 from asrcompress.ops.load import (
     Source,
     build_model,
@@ -93,9 +95,12 @@ def analyze(
                 f"--tokens {config.num_tokens}: {path} has no decoder that takes tokens; leave it out"
             )
         _check_memory(inputs)
-        count = count_macs(loaded.module, lambda: loaded.module(*inputs))
+        inputs = noise(inputs)
+        trace = trace_run(loaded.module, lambda: loaded.module(*inputs))
+        count = trace.macs
         # thop knows torch's own classes only: it is shown what the float model would cost.
         thop = {convention: thop_macs(float_module, inputs, convention=convention) for convention in CONVENTIONS}
+    honesty = audit(source, loaded, trace, inputs)
     macs = count.total if config.macs_convention == "true" else thop[config.macs_convention]
     model = describe(source, count_params(source))
     layers = layer_rows(source, float_module, count)
@@ -110,6 +115,7 @@ def analyze(
         layers=layers,
         totals=totals(layers),
         level=level(source, count),
+        honesty=honesty,
         metrics={
             "size_bytes": model["size_bytes"],
             "model_size_bytes": model["model_size_bytes"],
@@ -198,7 +204,8 @@ def stored_bytes(source: Source) -> dict[str, tuple[int, int]]:
         sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(source.path)}
         stored = {name: (tensor.numel(), sizes[name]) for name, tensor in source.tensors.items()}
         for name, weight in source.content.quantized.items():
-            stored[name] = (weight.codes.numel(), sizes[f"{name}_packed"] + sizes[f"{name}_scale"])
+            size = sum(sizes.get(f"{name}_{part}", 0) for part in ("packed", "scale", "zero_point"))
+            stored[name] = (weight.codes.numel(), size)
         return stored
     stored, seen = {}, set()
     for name, tensor in source.tensors.items():

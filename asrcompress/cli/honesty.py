@@ -1,0 +1,66 @@
+"""The audit for people: levels, what contradicts the claim, coverage, and the floats that are left. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asrcompress.cli.output import aligned
+
+MOST_LINES = 20
+NEXT = {"float": "partial", "partial": "stored", "stored": "computed", "computed": "integer-only"}
+
+
+def honesty_lines(honesty: dict[str, Any]) -> list[str]:
+    """The honesty block of a sidecar as lines of text."""
+    claim = f"claims level {honesty['claimed']}, " if honesty["claimed"] else "claims no level, "
+    lines = [f"honesty: {claim}reaches {honesty['reached']}", *aligned(_coverage(honesty["coverage"]))]
+    lines += _some([f"VIOLATION: {line}" for line in honesty["violations"]])
+    lines += [f"packed but used by no forward pass, the float model's included: {name}" for name in honesty["unused"]]
+    above = NEXT.get(honesty["reached"])
+    if honesty["claimed"] and above in honesty["prevents"] and above != "integer-only":
+        lines += [f"what is missing to level {above}:"]
+        lines += _some([f"  {line}" for line in honesty["prevents"][above]], 5)
+    if honesty["claimed"]:
+        lines += _floats(honesty["float_ops"])
+        lines += [
+            f"crossing ({crossing['run']}): {crossing['op']} in {crossing['module'] or 'the model itself'}"
+            + (f": {crossing['fault']}" if crossing["fault"] else "")
+            for crossing in honesty["crossings"][:MOST_LINES]
+        ]
+    return lines
+
+
+def _coverage(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    table: list[tuple[str, ...]] = [("weights", "activations", "params", "%", "bytes", "%", "MACs", "%")]
+    for row in rows:
+        if row["weight_dtype"] == row["activation_dtype"] == "none":
+            cells = ["(no parameters)", ""]
+        else:
+            cells = ["-" if row[key] == "none" else row[key] for key in ("weight_dtype", "activation_dtype")]
+        for key in ("num_params", "size_bytes", "macs"):
+            share = row[f"{key}_share"]
+            cells += [f"{row[key]:,}", "" if share is None else f"{share:.2%}"]
+        table.append(tuple(cells))
+    return table
+
+
+def _floats(float_ops: list[dict[str, Any]]) -> list[str]:
+    """Float operations by module: what runs there, and how often."""
+    if not float_ops:
+        return ["float operations left inside of the model: none"]
+    modules: dict[tuple[str, str, str], dict[str, int]] = {}
+    for entry in float_ops:
+        ops = modules.setdefault((entry["run"], entry["module"], entry["class"]), {})
+        ops[entry["op"]] = ops.get(entry["op"], 0) + entry["calls"]
+    lines = []
+    for (run, module, kind), ops in modules.items():
+        named = ", ".join(f"{op.removeprefix('aten.')} {calls}x" for op, calls in list(ops.items())[:6])
+        more = f", and {len(ops) - 6} more" if len(ops) > 6 else ""
+        prefix = "while decoding, " if run == "decoding" else ""
+        lines.append(f"  {prefix}{module or 'the model itself'} ({kind}): {named}{more}")
+    calls = sum(entry["calls"] for entry in float_ops)
+    return [f"float operations left inside of the model: {calls:,} calls in {len(modules)} modules", *_some(lines)]
+
+
+def _some(lines: list[str], most: int = MOST_LINES) -> list[str]:
+    return lines if len(lines) <= most else [*lines[:most], f"  and {len(lines) - most} more in the sidecar"]

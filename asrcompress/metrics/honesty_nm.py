@@ -1,0 +1,76 @@
+"""N:M sparsity, counted: at most keep_n values of every group_m along the input dimension are not zero.
+
+Names are ambiguous in the wild (kept or pruned?); here N is what is kept. Counts every group of a weight and names the
+first that has a value too many. Makes no pattern; sparsifiers do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asrcompress.errors import AsrCompressError
+
+KNOWN = ((1, 4), (2, 4))  # what `detect` looks for, sparsest first
+
+
+@dataclass(frozen=True)
+class PatternCount:
+    """How many of a weight's groups hold how many values: histogram[k] groups have k. fault: "" where all comply."""
+
+    keep_n: int
+    group_m: int
+    histogram: tuple[int, ...]
+    fault: str
+
+
+def parse_pattern(text: str) -> tuple[int, int]:
+    """`2:4` -> (2, 4).
+
+    Raises:
+        AsrCompressError: not keep_n:group_m with 0 < keep_n <= group_m <= 64.
+    """
+    keep, _, group = text.partition(":")
+    if keep.isascii() and keep.isdigit() and group.isascii() and group.isdigit() and 0 < int(keep) <= int(group) <= 64:
+        return int(keep), int(group)
+    raise AsrCompressError(f"pattern '{text[:40]}': use keep_n:group_m such as 2:4, two values kept of every four")
+
+
+def count_pattern(mask: Tensor, keep_n: int, group_m: int, name: str) -> PatternCount:
+    """Count every group.
+
+    Args:
+        mask: (rows, columns) or (out, ...), True where a value is kept; columns are the input dimension.
+        keep_n: values kept of every `group_m`.
+        group_m: size of a group.
+        name: of the weight, for the message.
+    """
+    rows = mask.reshape(mask.shape[0], -1)
+    if rows.shape[1] % group_m:
+        fault = (
+            f"{name}: {rows.shape[1]} inputs do not divide into groups of {group_m}, so it has no {keep_n}:{group_m}"
+        )
+        return PatternCount(keep_n, group_m, (), fault)
+    kept = rows.reshape(rows.shape[0], -1, group_m).sum(dim=-1)
+    histogram = torch.bincount(kept.flatten(), minlength=group_m + 1).tolist()
+    wrong = (kept > keep_n).nonzero()
+    fault = ""
+    if len(wrong):
+        row, group = (int(index) for index in wrong[0])
+        more = f" (and {len(wrong) - 1} more groups)" if len(wrong) > 1 else ""
+        fault = (
+            f"{name}: claims {keep_n}:{group_m}, but row {row} has {int(kept[row, group])} values in inputs "
+            f"{group * group_m}..{(group + 1) * group_m - 1}{more}"
+        )
+    return PatternCount(keep_n, group_m, tuple(histogram), fault)
+
+
+def detect_pattern(mask: Tensor) -> str | None:
+    """The sparsest known pattern that every group keeps to, such as "2:4"; None for a dense weight."""
+    columns = mask.reshape(mask.shape[0], -1).shape[1]
+    for keep_n, group_m in KNOWN:
+        if columns % group_m == 0 and not count_pattern(mask, keep_n, group_m, "").fault:
+            return f"{keep_n}:{group_m}"
+    return None

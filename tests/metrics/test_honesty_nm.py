@@ -1,0 +1,57 @@
+"""N:M patterns are counted in every group, not believed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.metrics.honesty_nm import count_pattern, detect_pattern, parse_pattern
+
+
+def two_of_four() -> torch.Tensor:
+    return torch.tensor([True, False, False, True]).repeat(6, 5)
+
+
+def test_every_group_is_counted() -> None:
+    count = count_pattern(two_of_four(), 2, 4, "w")
+    assert count.histogram == (0, 0, 30, 0, 0) and count.fault == ""
+
+
+def test_one_value_too_many_is_named_with_its_place() -> None:
+    mask = two_of_four()
+    mask[4, 13] = True
+    fault = count_pattern(mask, 2, 4, "fc1.weight").fault
+    assert fault == "fc1.weight: claims 2:4, but row 4 has 3 values in inputs 12..15"
+    mask[5, 1] = True
+    assert count_pattern(mask, 2, 4, "w").fault.endswith("inputs 12..15 (and 1 more groups)")
+
+
+def test_groups_lie_along_the_input_dimension() -> None:
+    """Two of four in every column and four of four in some rows is no 2:4."""
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[::2] = True
+    assert "row 0 has 4 values in inputs 0..3" in count_pattern(mask, 2, 4, "w").fault
+    assert count_pattern(mask.t(), 2, 4, "w").fault == ""
+
+
+def test_inputs_that_do_not_divide_have_no_pattern() -> None:
+    assert (
+        "6 inputs do not divide into groups of 4" in count_pattern(torch.zeros(2, 6, dtype=torch.bool), 2, 4, "w").fault
+    )
+
+
+def test_the_sparsest_pattern_is_detected() -> None:
+    mask = two_of_four()
+    assert detect_pattern(mask) == "2:4"
+    mask[:, 3::4] = False
+    assert detect_pattern(mask) == "1:4"
+    mask[0, :3] = True
+    assert detect_pattern(mask) is None
+
+
+@pytest.mark.parametrize("text", ["4:2", "0:4", "2", "2:4:8", "a:b", "2:999", "", "²:4"])
+def test_what_is_no_pattern_is_refused(text: str) -> None:
+    assert parse_pattern("2:4") == (2, 4)
+    with pytest.raises(AsrCompressError, match="use keep_n:group_m"):
+        parse_pattern(text)
