@@ -332,3 +332,21 @@ def test_weight_errors_of_a_trained_transformer(digits_dir):
         assert found[num_bits, "asymmetric"] < found[num_bits, "mse"] < found[num_bits, "rtn"]
     print({key: round(value, 4) for key, value in found.items()})
     assert 0.10 < found[4, "rtn"] < 0.15
+
+
+@pytest.mark.parametrize("granularity", ["per_channel", "per_group:8"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_row_is_worse_by_gptq_even_where_inputs_are_hardly_correlated(granularity, seed):
+    weight = make_weight("normal", seed, rows=64)
+    inputs = torch.randn(2000, 24, generator=torch.Generator().manual_seed(seed)).double()
+    statistics = collect(inputs.float())
+
+    def errors(packed):
+        return ((weight - packed.dequantize()).double() @ inputs.t()).square().sum(dim=1)
+
+    rtn, mse, found = (
+        errors(quantized(method, weight, 3, granularity, statistics)) for method in ("rtn", "mse", "gptq")
+    )
+    alone = errors(gptq.compensate(weight, quantized("mse", weight, 3, granularity), statistics.second_moment))
+    assert (alone > torch.minimum(rtn, mse) * 1.001).any()  # so the choice matters here
+    assert (found <= torch.minimum(torch.minimum(rtn, mse), alone) * 1.001).all()
