@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from asrcompress.models.text import LETTERS, guess_text_units, join_pieces
+
 BLANK = 0
 NUM_SPECIAL_UNITS = 4  # <s>, <pad>, </s>, <unk>
 UNKNOWN, UNKNOWN_TEXT = 3, "<unk>"
-WORD_START = "\u2581"  # SentencePiece's
-WORD_END = "|"  # of letter dictionaries
-LETTERS, SENTENCEPIECE, WORDS = "letters", "sentencepiece", "words"
 
 
 def greedy(log_probs: np.ndarray) -> list[int]:
@@ -89,11 +88,7 @@ def text_units(labels: str, symbols: list[str]) -> str:
         labels: extension of Fairseq's label files; `ltr` are letters.
         symbols: of the dictionary.
     """
-    if labels == "ltr":
-        return LETTERS
-    if any(symbol.startswith(WORD_START) for symbol in symbols):
-        return SENTENCEPIECE
-    return LETTERS if WORD_END in symbols else WORDS
+    return LETTERS if labels == "ltr" else guess_text_units(symbols)
 
 
 def to_text(units: list[int], symbols: list[str], kind: str) -> str:
@@ -101,6 +96,4 @@ def to_text(units: list[int], symbols: list[str], kind: str) -> str:
     pieces = [
         UNKNOWN_TEXT if unit == UNKNOWN else symbols[unit - NUM_SPECIAL_UNITS] for unit in units if unit >= UNKNOWN
     ]
-    if kind == WORDS:
-        return " ".join(pieces)
-    return "".join(pieces).replace(WORD_END if kind == LETTERS else WORD_START, " ").strip()
+    return join_pieces(pieces, kind)

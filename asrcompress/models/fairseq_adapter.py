@@ -7,6 +7,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,7 +79,28 @@ def _build(model: Any, architecture: Callable[[Any], None], arguments: dict[str,
     with quiet():
         architecture(namespace)
         built: nn.Module = model.build_model(namespace, task).eval()
+        subsampler = _subsampler()
+    for module in built.modules():
+        if type(module) is subsampler.__base__:
+            module.__class__ = subsampler
     return built
+
+
+@cache
+def _subsampler() -> Any:
+    """Fairseq's Conv2dSubsampler with another way to the same lengths: its own limits them by a tensor of ones in float."""
+    from fairseq.models.speech_to_text.modules.convolution import Conv2dSubsampler
+
+    class Subsampler(Conv2dSubsampler):  # type: ignore[misc,unused-ignore]
+        def forward(self, src_tokens: Tensor, src_lengths: Tensor) -> tuple[Tensor, Tensor]:
+            """(batch, frames, bins) and lengths -> (frames / 4, batch, dim) and lengths."""
+            x = self.conv(src_tokens.unsqueeze(1))
+            batch, _, num_frames, _ = x.shape
+            x = self.out(x.transpose(1, 2).transpose(0, 1).reshape(num_frames, batch, -1))
+            factor = int(src_tokens.shape[1] / num_frames + 0.5)
+            return x, (src_lengths.float() / factor).ceil().long().clamp(max=num_frames)
+
+    return Subsampler
 
 
 def beam_search(

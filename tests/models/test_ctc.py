@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from asrcompress.models import ctc
+from asrcompress.models import ctc, text
 
 
 def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
@@ -95,8 +95,8 @@ def test_text_is_fairseqs(symbols: list[str]) -> None:
 @pytest.mark.parametrize(
     ("labels", "symbols", "kind"),
     [
-        ("ltr", ["A", "B"], ctc.LETTERS), ("ltr", ["\u2581A"], ctc.LETTERS), ("spm", ["A", "\u2581B"], ctc.SENTENCEPIECE),
-        ("chars", ["|", "A"], ctc.LETTERS), ("wrd", ["GO", "STOP"], ctc.WORDS),
+        ("ltr", ["A", "B"], text.LETTERS), ("ltr", ["\u2581A"], text.LETTERS), ("spm", ["A", "\u2581B"], text.SENTENCEPIECE),
+        ("chars", ["|", "A"], text.LETTERS), ("wrd", ["GO", "STOP"], text.WORDS),
     ],
 )  # fmt: skip
 def test_kinds_of_units(labels: str, symbols: list[str], kind: str) -> None:
@@ -104,4 +104,4 @@ def test_kinds_of_units(labels: str, symbols: list[str], kind: str) -> None:
 
 
 def test_words_are_parted_and_padding_is_left_out() -> None:
-    assert ctc.to_text([4, 1, 5], ["GO", "LEFT"], ctc.WORDS) == "GO LEFT"
+    assert ctc.to_text([4, 1, 5], ["GO", "LEFT"], text.WORDS) == "GO LEFT"
