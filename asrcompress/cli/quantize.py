@@ -11,14 +11,12 @@ from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Output,
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
 from asrcompress.errors import AsrCompressError
 
-RECIPE_KEYS = ("bits", "granularity", "activations", "method", "include", "exclude")
-
 
 def quantize(
     model: ModelArgument = None,
     output: Output = None,
     bits: Annotated[
-        Optional[int], typer.Option(help="Bits per weight: 8, 4, 3 or 2. [default: 8]", show_default=False)
+        Optional[int], typer.Option(help="Bits per weight: 8, 4, 3, 2 or 1. [default: 8]", show_default=False)
     ] = None,
     granularity: Annotated[
         Optional[str],
@@ -27,16 +25,57 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    activations: Annotated[
+    level: Annotated[
         Optional[str],
         typer.Option(
-            help="none: compute in float. int8: integer products, int32 sums. [default: none]", show_default=False
+            help="stored: packed weights, products in float. computed: products on integers. integer-only: no float between "
+            "features and logits; needs --calibrate. [default: stored]",
+            show_default=False,
         ),
+    ] = None,
+    activations: Annotated[
+        Optional[str],
+        typer.Option(help="none or int8: short for --level stored or computed.", show_default=False),
     ] = None,
     method: Annotated[
         Optional[str],
-        typer.Option(help="How codes are found: rtn (round to nearest). [default: rtn]", show_default=False),
+        typer.Option(
+            help="How codes are found: rtn (round to nearest), mse (clipped), gptq, asymmetric, gptq_asymmetric, binary (1 bit), auto (the best of "
+            "them, weight by weight). gptq, gptq_asymmetric and auto need --calibrate. [default: rtn]",
+            show_default=False,
+        ),
     ] = None,
+    calibrate: Annotated[
+        Optional[Path],
+        typer.Option(help="Speech to calibrate with, as --data of eval; not the test set.", show_default=False),
+    ] = None,
+    calibration_method: Annotated[
+        Optional[str],
+        typer.Option(
+            help="How ranges of activations are chosen: minmax, percentile, mse or kl. [default: minmax]",
+            show_default=False,
+        ),
+    ] = None,
+    calibration_limit: Annotated[
+        Optional[int], typer.Option(help="Utterances to calibrate with. [default: 64]", show_default=False)
+    ] = None,
+    calibration_split: Annotated[
+        Optional[str], typer.Option(help="Of a keyword set. [default: train]", show_default=False)
+    ] = None,
+    audio_root: Annotated[
+        Optional[Path],
+        typer.Option(help="Where the calibration table's relative audio paths start [default: its folder]."),
+    ] = None,
+    intermediate_bits: Annotated[
+        Optional[int],
+        typer.Option(
+            help="Bits of activations between products, at level integer-only. [default: 16]", show_default=False
+        ),
+    ] = None,
+    bias_correction: Annotated[
+        bool,
+        typer.Option("--bias-correction", help="Let biases take up the mean error of rounding; needs --calibrate."),
+    ] = False,
     include: Annotated[
         Optional[list[str]],
         typer.Option(help="Glob over weight names to pack; may be repeated. [default: *]", show_default=False),
@@ -65,15 +104,21 @@ def quantize(
         config,
         bits=bits,
         granularity=granularity,
+        level=level,
         activations=activations,
         method=method,
+        calibration_method=calibration_method,
+        calibration_limit=calibration_limit,
+        intermediate_bits=intermediate_bits,
+        bias_correction=bias_correction or None,
         include=include,
         exclude=exclude,
     )
     from asrcompress.cli.trust import warn_of_trust
-    from asrcompress.ops.quantize import QuantizeConfig
+    from asrcompress.ops.quantize import Calibrate
     from asrcompress.ops.quantize import plan as plan_quantize
     from asrcompress.ops.quantize import quantize as run
+    from asrcompress.ops.recipe import QuantizeConfig
 
     quantize_config = QuantizeConfig(**options)
     if trust_checkpoint:
@@ -88,6 +133,7 @@ def quantize(
         path,
         output,
         quantize_config,
+        calibrate=Calibrate(calibrate, calibration_split, audio_root) if calibrate else None,
         data_dir=data_dir,
         trust=trust_checkpoint,
         force=force,
@@ -105,6 +151,9 @@ def quantize(
     )
     if result.removed:
         say(f"removed what described the file before: {', '.join(path.name for path in result.removed)}")
+    picked = result.record["recipe"].get("picked")
+    if picked:
+        say(f"auto picked: {', '.join(f'{method} for {count}' for method, count in picked.items())} weights")
     if metrics["model_size_ratio"] >= 1:
         say(f"note: {result.path} is not smaller than what it was made from; quantize the float checkpoint instead")
     if as_json:
@@ -115,29 +164,12 @@ def quantize(
 
 def _options(config: Path | None, **given: Any) -> dict[str, Any]:
     """The recipe's options under those of the command line, in QuantizeConfig's words."""
-    options = _read_recipe(config) if config else {}
-    options |= {name: value for name, value in given.items() if value not in (None, [])}
-    if "bits" in options:
-        options["num_bits"] = options.pop("bits")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    from asrcompress.ops.recipe import read_recipe, to_config
 
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AsrCompressError(f"{path}: the recipe could not be read: {error.strerror}") from error
-    except ValueError as error:
-        raise AsrCompressError(f"{path}: is not TOML ({error}); see samples/recipes") from error
-    types: dict[str, type] = {"bits": int, "include": list, "exclude": list}
-    for key, value in recipe.items():
-        if key not in RECIPE_KEYS:
-            raise AsrCompressError(f"{path}: '{key}' is not an option of a recipe; use {', '.join(RECIPE_KEYS)}")
-        wanted = types.get(key, str)
-        if type(value) is not wanted or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
-            raise AsrCompressError(
-                f"{path}: '{key}' must be {'a list of strings' if wanted is list else wanted.__name__}"
-            )
-    return recipe
+    options = read_recipe(config) if config else {}
+    options |= to_config({name: value for name, value in given.items() if value not in (None, [])})
+    if given["level"] is not None and given["activations"] is None:  # the command line goes first
+        options.pop("activations", None)
+    if given["activations"] is not None and given["level"] is None:
+        options.pop("level", None)
+    return options

@@ -242,7 +242,7 @@ VIEWS = (
     T.squeeze, torch.squeeze, T.unsqueeze, torch.unsqueeze, T.expand, T.expand_as, T.flatten, torch.flatten, T.unflatten, T.chunk,
     torch.chunk, T.split, torch.split, torch.functional.split, T.narrow, torch.narrow, T.select, T.index_select, torch.index_select,
     T.__getitem__, T.flip, torch.flip, T.roll, torch.roll, T.unbind, torch.unbind, T.movedim, torch.movedim, T.repeat, T.gather,
-    torch.gather, T.clone, torch.clone, T.detach, T.unfold, T.mT.__get__, T.T.__get__, T.swapaxes, torch.swapaxes, T.swapdims, T.tile,
+    torch.gather, T.clone, torch.clone, T.detach, T.unfold, T.swapaxes, torch.swapaxes, T.swapdims, T.tile,
     F.pixel_shuffle, F.channel_shuffle, T.repeat_interleave, torch.repeat_interleave,
 )  # fmt: skip
 IDENTITIES = (
@@ -259,13 +259,14 @@ QUERIES = frozenset(
         T.get_device, T.storage_offset, T.untyped_storage, T.ndimension, T.__hash__, T.type, torch.numel, torch.is_floating_point,
         torch.is_complex, T.as_subclass,
         *(getattr(T, name).__get__ for name in (
-            "shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_cpu", "is_mps", "is_xla", "is_meta", "is_sparse", "is_quantized", "is_mkldnn",
+            "shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_cpu", "is_mps", "is_xla", "is_meta", "is_sparse", "is_quantized",
             "requires_grad", "grad_fn", "grad", "is_leaf", "names", "itemsize", "nbytes", "_version", "is_nested", "is_xpu", "_base",
         )),
     }
 )  # fmt: skip
 
 FUNCTIONS: dict[Any, Function] = {
+    **{getattr(T, name).__get__: view for name in ("T", "mT")},
     **dict.fromkeys(VIEWS, view),
     **dict.fromkeys(IDENTITIES, identity),
     **dict.fromkeys(PLAIN, plain),

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 CASTS = (Tensor.float, Tensor.double, Tensor.long, Tensor.int, Tensor.clone, torch.clone, Tensor.to, Tensor.type_as)
-ADDITIONS = {torch.add: 1, Tensor.add: 1, Tensor.__add__: 1, Tensor.__radd__: 1, torch.sub: -1, Tensor.sub: -1, Tensor.__sub__: -1}
+ADDITIONS = {
+    torch.add: 1,
+    Tensor.add: 1,
+    Tensor.__add__: 1,
+    Tensor.__radd__: 1,
+    torch.sub: -1,
+    Tensor.sub: -1,
+    Tensor.__sub__: -1,
+}
 DIVISIONS = (torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__)
 
 

@@ -22,7 +22,9 @@ def _sizes(size: Size, count: int) -> tuple[int, ...]:
     return (size,) * count if isinstance(size, int) else tuple(size)
 
 
-def _windows(codes: Tensor, kernel: Size, stride: Size | None, padding: Size, dilation: Size, fill: int, ceil: bool) -> Tensor:
+def _windows(
+    codes: Tensor, kernel: Size, stride: Size | None, padding: Size, dilation: Size, fill: int, ceil: bool
+) -> Tensor:
     """(batch, channels, *size) -> (batch, channels, *size_out, window): what each output looks at."""
     dims = codes.dim() - 2
     kernels, paddings, dilations = _sizes(kernel, dims), _sizes(padding, dims), _sizes(dilation, dims)
@@ -43,17 +45,35 @@ def _windows(codes: Tensor, kernel: Size, stride: Size | None, padding: Size, di
     return windows.flatten(2 + dims)
 
 
-def _max_pool(x: GridTensor, kernel: Size, stride: Size | None, padding: Size, dilation: Size, ceil: bool) -> GridTensor:
+def _max_pool(
+    x: GridTensor, kernel: Size, stride: Size | None, padding: Size, dilation: Size, ceil: bool
+) -> GridTensor:
     windows = _windows(x.payload, kernel, stride, padding, dilation, x.grid.code_min, ceil)
     return grid_tensor(windows.amax(dim=-1), x.grid, x.sites)
 
 
-def max_pool1d(x: GridTensor, kernel_size: Size, stride: Any = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False, return_indices: bool = False) -> GridTensor:
+def max_pool1d(
+    x: GridTensor,
+    kernel_size: Size,
+    stride: Any = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> GridTensor:
     """F.max_pool1d: (batch, channels, time)."""
     return _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def max_pool2d(x: GridTensor, kernel_size: Size, stride: Any = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False, return_indices: bool = False) -> GridTensor:
+def max_pool2d(
+    x: GridTensor,
+    kernel_size: Size,
+    stride: Any = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> GridTensor:
     """F.max_pool2d: (batch, channels, height, width)."""
     return _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
 
@@ -86,10 +106,21 @@ def adaptive_average(grid: Grid, x: GridTensor, output_size: Any) -> Tensor:
     return average_pool2d(grid, x, kernel)
 
 
-def average_pool2d(grid: Grid, x: GridTensor, kernel_size: Size, stride: Any = None, padding: Size = 0, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
+def average_pool2d(
+    grid: Grid,
+    x: GridTensor,
+    kernel_size: Size,
+    stride: Any = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
     """F.avg_pool2d (and 1d) without padding."""
     if any(_sizes(padding, 1)) or ceil_mode or divisor_override:
-        raise AsrCompressError(f"module '{x.sites.module_name}': average pooling with padding has no integer version; use level computed")
+        raise AsrCompressError(
+            f"module '{x.sites.module_name}': average pooling with padding has no integer version; use level computed"
+        )
     windows = _windows(x.payload, kernel_size, stride, 0, 1, 0, False).to(torch.int64) - x.grid.zero_point
     return rescale(windows.sum(dim=-1), x.grid.scale / grid.scale / windows.shape[-1], grid)
 
@@ -103,10 +134,16 @@ def interpolate(
     Where an output lies between its neighbours is Python's arithmetic on sizes; weights are integers of 11 fraction bits.
     """
     if mode not in ("nearest", "linear", "bilinear") or antialias:
-        raise AsrCompressError(f"module '{x.sites.module_name}': interpolation '{mode}' has no integer version; use bilinear, or level computed")
+        raise AsrCompressError(
+            f"module '{x.sites.module_name}': interpolation '{mode}' has no integer version; use bilinear, or level computed"
+        )
     have = x.payload.shape[2:]
     factors = _factors(scale_factor, len(have))
-    sizes = _sizes(size, len(have)) if size is not None else tuple(math.floor(n * f) for n, f in zip(have, factors, strict=True))
+    sizes = (
+        _sizes(size, len(have))
+        if size is not None
+        else tuple(math.floor(n * f) for n, f in zip(have, factors, strict=True))
+    )
     codes = x.payload.to(torch.int64) - x.grid.zero_point
     fraction = 0
     for axis, (old, new) in enumerate(zip(have, sizes, strict=True)):

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.integers.grid import Grid
 
-OPERAND_KINDS = ("in", "q", "k", "v", "operand")  # what products multiply: 8 bits unless told otherwise
+OPERAND_KINDS = ("in", "q", "k", "v", "p", "operand")  # what products multiply: 8 bits unless told otherwise
 
 
 class Sites:
@@ -26,12 +25,17 @@ class Sites:
     Args:
         grids: site -> grid, to run on integers; or None.
         record: called with (site, values) for every site that is passed, to observe; or None.
+        islands: modules that compute in float: codes become floats at their door and codes again behind it.
     """
 
     def __init__(
-        self, *, grids: dict[str, Grid] | None = None, record: Callable[[str, Tensor], None] | None = None
+        self,
+        *,
+        grids: dict[str, Grid] | None = None,
+        record: Callable[[str, Tensor], None] | None = None,
+        islands: frozenset[str] = frozenset(),
     ) -> None:
-        self.grids, self.record = grids, record
+        self.grids, self.record, self.islands = grids, record, islands
         self.stack: list[tuple[str, dict[str, int]]] = []
         self.outside: dict[str, int] = {}
 
@@ -66,33 +70,53 @@ class Sites:
         return found
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put the hooks on every module of `model`; twins find this object as their `sites`."""
+        """Put the hooks on every module of `model`, and let its twins make their constants."""
         for name, module in model.named_modules():
-            if name == "" or not isinstance(module, nn.ModuleList | nn.ModuleDict):
-                self._attach(name, module, model)
+            self._attach(name, module, model)
+        if self.grids is not None:
+            for name, module in model.named_modules():
+                if hasattr(module, "fix"):
+                    module.fix(lambda kind, name=name: self.grids.get(f"{name}:{kind}"))  # type: ignore[union-attr]
         return model
 
     def _attach(self, name: str, module: nn.Module, root: nn.Module) -> None:
-        from asrcompress.integers.tensor import enter, leave_output
+        from asrcompress.integers import tensor
+
+        plain_forward, called = module.forward, False
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            nonlocal called
+            if not called:  # Fairseq's search calls forward itself; so the hooks run all the same
+                return module(*args, **kwargs)
+            called = False
+            return plain_forward(*args, **kwargs)
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            nonlocal called
+            called = True
             outermost = not self.stack
             self.stack.append((name, {}))
             if outermost:
                 self.outside.clear()
-                return enter(self, args, kwargs)
+                return tensor.enter(self, args, kwargs)
+            if name in self.islands:
+                return tensor.as_floats(args), tensor.as_floats(kwargs)
             return None
 
         def after(child: nn.Module, args: Any, output: Any) -> Any:
+            if name in self.islands and output is not None:
+                output = tensor.from_floats(self, output)
             self.stack.pop()
-            return leave_output(output) if child is root and not self.stack and not isinstance(output, Exception) else None
+            if child is root and not self.stack and output is not None:
+                return tensor.leave_output(output)
+            return output
 
-        module.sites = self  # type: ignore[assignment]
+        module.sites, module.forward = self, forward  # type: ignore[assignment]
         module.register_forward_pre_hook(before, with_kwargs=True)
         module.register_forward_hook(after, always_call=True)
 
 
-def kind_bits(site: str, intermediate_bits: int) -> int:
-    """Bits that a site's grid has when no rule says otherwise."""
+def is_operand(site: str) -> bool:
+    """Whether a site's codes are multiplied by others; kinds may carry a number or a layer, as in `in_l0`."""
     kind = site.rpartition(":")[2].rstrip("0123456789")
-    return 8 if kind in OPERAND_KINDS else intermediate_bits
+    return kind.partition("_")[0] in OPERAND_KINDS

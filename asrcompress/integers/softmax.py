@@ -58,7 +58,9 @@ def softmax(x: GridTensor, dim: int = -1, *unused: Any, **unused_too: Any) -> Gr
     return grid_tensor(weights.clamp_max(SOFTMAX_GRID.code_max).to(torch.int16), SOFTMAX_GRID, x.sites)
 
 
-def softmax_sum(scores: Tensor, scale: float, values: Tensor, value_scale: float, grid: Grid, num_bits: int = 8) -> Tensor:
+def softmax_sum(
+    scores: Tensor, scale: float, values: Tensor, value_scale: float, grid: Grid, num_bits: int = 8
+) -> Tensor:
     """softmax(scores) @ values.
 
     Args:

@@ -9,7 +9,7 @@ without a rule gets floats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from asrcompress.errors import AsrCompressError
 from asrcompress.integers import crossing
 from asrcompress.integers.grid import Grid
+from asrcompress.integers.lengths import lengths
 from asrcompress.integers.rescale import regrid
 from asrcompress.integers.sites import Sites
 
@@ -44,7 +45,7 @@ class Activation(Tensor):
         copied: Activation = self.like(self.payload.clone())
         return copied
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """What `print` shows."""
         return f"{type(self).__name__}({tuple(self.payload.shape)}, {getattr(self, 'grid', 'floats')})"
 
@@ -120,13 +121,16 @@ def activations(value: Any) -> Iterator[Activation]:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Nested arguments with every tensor replaced by `change` of it."""
+    """Nested arguments with every tensor replaced by `change` of it. What holds nothing to replace stays the same object:
+    a decoder's incremental state is one that it writes to."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {key: map_tensors(item, change) for key, item in value.items()}
+        changed = {key: map_tensors(item, change) for key, item in value.items()}
+        return value if all(changed[key] is item for key, item in value.items()) else changed
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
-        return type(value)(map_tensors(item, change) for item in value)
+        parts = [map_tensors(item, change) for item in value]
+        return value if all(new is old for new, old in zip(parts, value, strict=True)) else type(value)(parts)
     return value
 
 
@@ -147,6 +151,15 @@ def as_float(x: Tensor) -> Tensor:
     return x.payload if isinstance(x, Activation) else x
 
 
+def same_grid(join: Callable[..., Tensor], tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """torch.cat or torch.stack of plain tensors, or of activations that share a grid."""
+    first = tensors[0]
+    if not isinstance(first, Activation):
+        return join(tensors, dim)
+    joined: Tensor = first.like(join(payloads(list(tensors)), dim))
+    return joined
+
+
 def point(x: Tensor, kind: str) -> Tensor:
     """Pass a site: record floats, or put codes on the site's grid. Plain tensors come back as they are."""
     if isinstance(x, GridTensor):
@@ -159,22 +172,43 @@ def point(x: Tensor, kind: str) -> Tensor:
     return x
 
 
-def enter(sites: Sites, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """The outermost module's arguments with every plain float tensor as an activation, on the grids of `input:<n>`."""
-    number = 0
+def from_floats(sites: Sites, value: Any) -> Any:
+    """What an island gives back, with every float tensor as an activation that passes a site `out`."""
 
     def change(x: Tensor) -> Tensor:
-        nonlocal number
         if isinstance(x, Activation) or not x.is_floating_point():
             return x
-        site, number = f"input:{number or ''}", number + 1
-        if sites.record is not None:
-            sites.record(site, x)
-            return observed(x, sites)
-        grid = sites.grid(site)
-        return grid_tensor(crossing.enter_integers(x, grid.scale, grid.zero_point, grid.num_bits), grid, sites)
+        return from_float(sites, x, "out")
 
-    return map_tensors(args, change), map_tensors(kwargs, change)
+    return map_tensors(value, change)
+
+
+def from_float(sites: Sites, x: Tensor, kind: str) -> Activation:
+    """Floats as an activation that passes a site: recorded, or rounded to its grid."""
+    site = sites.next_site(kind)
+    if sites.record is not None:
+        sites.record(site, x)
+        return observed(x, sites)
+    grid = sites.grid(site)
+    return grid_tensor(crossing.enter_integers(x, grid.scale, grid.zero_point, grid.num_bits), grid, sites)
+
+
+def enter(sites: Sites, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The outermost module's arguments with every plain float tensor as an activation, at the sites `:input<n>`,
+    and every one-dimensional integer tensor as lengths."""
+    here, sites.stack = sites.stack, []
+
+    def change(x: Tensor) -> Tensor:
+        if isinstance(x, Activation):
+            return x
+        if x.is_floating_point():
+            return from_float(sites, x, "input")
+        return lengths(x) if x.dim() == 1 and x.dtype in (torch.int64, torch.int32) else x
+
+    try:
+        return map_tensors(args, change), map_tensors(kwargs, change)
+    finally:
+        sites.stack = here
 
 
 def leave_output(output: Any) -> Any:

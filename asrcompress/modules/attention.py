@@ -10,13 +10,13 @@ unchanged. bias_k/bias_v, add_zero_attn and head pruning are not here; swap.py r
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from asrcompress.integers.matmul import int_bmm, quantize_tokens
+from asrcompress.integers.tensor import point
+from asrcompress.modules.attend import attend, extend
 from asrcompress.modules.linear import IntegerLinear
 from asrcompress.modules.weight import check_activations
 
@@ -27,9 +27,8 @@ _instance_numbers = itertools.count()
 class IntegerMultiheadAttention(nn.Module):
     """Attention with packed q, k, v and out projections.
 
-    With `activations="int8"` the scores q k^T and the sums over values run on int8 codes, too, one
-    scale per (batch, head, token). The values' scales are folded into the attention weights before
-    those go to int8, so no scale has to be shared along the reduction over tokens.
+    The two products are attend.py's. The cache of incremental decoding holds keys and values as they are
+    multiplied: at level integer-only, int8 codes.
     """
 
     def __init__(
@@ -66,36 +65,32 @@ class IntegerMultiheadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Shapes as Fairseq's: query (tgt, batch, dim), key and value (src, batch, dim), or None
         when static keys are cached; key_padding_mask (batch, src), True = padding; attn_mask
-        (tgt, src), additive. Returns (tgt, batch, dim) and the weights: (batch, tgt, src), or
-        (heads, batch, tgt, src) with need_head_weights.
+        (tgt, src), additive, or bool, True = left out. Returns (tgt, batch, dim) and the weights: (batch, tgt, src), or
+        (heads, batch, tgt, src) with need_head_weights; None at level integer-only.
         """
         if before_softmax:
             raise ValueError("before_softmax is not supported")
         tgt_len, batch, _ = query.shape
         cached = self._get_input_buffer(incremental_state)
-        q = self._heads(self.q_proj(query) * self.head_dim**-0.5)
+        q = point(self._heads(self.q_proj(query) * self.head_dim**-0.5), "q")
         if static_kv and "prev_key" in cached:
             k, v = cached["prev_key"], cached["prev_value"]
             key_padding_mask = cached.get("prev_key_padding_mask")
         else:
             source = query if self.self_attention else key
-            k = self._heads(self.k_proj(source))
-            v = self._heads(self.v_proj(query if self.self_attention else value))
-            if "prev_key" in cached:
-                k, v = torch.cat([cached["prev_key"], k], dim=2), torch.cat([cached["prev_value"], v], dim=2)
+            k = point(self._heads(self.k_proj(source)), "k")
+            v = point(self._heads(self.v_proj(query if self.self_attention else value)), "v")
+            if "prev_key" in cached:  # cached as they are multiplied: int8 codes at level integer-only
+                k, v = extend(cached["prev_key"], k), extend(cached["prev_value"], v)
                 key_padding_mask = self._grown_mask(cached.get("prev_key_padding_mask"), key_padding_mask, k)
         if incremental_state is not None:
             state = {"prev_key": k, "prev_value": v, "prev_key_padding_mask": key_padding_mask}
             self._set_input_buffer(incremental_state, state)
 
-        scores = self._scores(q, k)
-        if attn_mask is not None:
-            scores = scores + attn_mask
-        if key_padding_mask is not None:
-            scores = scores.masked_fill(key_padding_mask.bool()[:, None, None, :], -math.inf)
-        weights = torch.softmax(scores, dim=-1)
-        out = self._weighted_sum(weights, v)
+        out, weights = attend(q, k, v, activations=self.activations, added=attn_mask, padding=key_padding_mask)
         out = self.out_proj(out.permute(2, 0, 1, 3).reshape(tgt_len, batch, self.embed_dim))
+        if weights is None:  # on integers weights are not normalised before the product
+            return out, None
         if need_head_weights:
             return out, weights.transpose(0, 1)
         return out, weights.mean(dim=1) if need_weights else None
@@ -103,23 +98,6 @@ class IntegerMultiheadAttention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """(time, batch, dim) -> (batch, heads, time, head_dim)."""
         return x.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim).permute(1, 2, 0, 3)
-
-    def _scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """q k^T: (batch, heads, tgt, head_dim) x (batch, heads, src, head_dim) -> (batch, heads, tgt, src)."""
-        if self.activations == "none":
-            return q @ k.transpose(2, 3)
-        (q_codes, q_scale), (k_codes, k_scale) = quantize_tokens(q), quantize_tokens(k)
-        sums = int_bmm(q_codes.flatten(0, 1), k_codes.flatten(0, 1)).view(*q.shape[:3], k.shape[2])
-        return sums.float() * q_scale * k_scale.transpose(2, 3)
-
-    def _weighted_sum(self, weights: Tensor, v: Tensor) -> Tensor:
-        """(batch, heads, tgt, src) x (batch, heads, src, head_dim) -> (batch, heads, tgt, head_dim)."""
-        if self.activations == "none":
-            return weights @ v
-        v_codes, v_scale = quantize_tokens(v)
-        w_codes, w_scale = quantize_tokens(weights * v_scale.transpose(2, 3))
-        sums = int_bmm(w_codes.flatten(0, 1), v_codes.flatten(0, 1).transpose(1, 2))
-        return sums.view(v.shape[0], v.shape[1], weights.shape[2], v.shape[3]).float() * w_scale
 
     @staticmethod
     def _grown_mask(previous: Tensor | None, current: Tensor | None, k: Tensor) -> Tensor | None:

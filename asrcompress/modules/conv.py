@@ -1,7 +1,7 @@
 """Integer versions of Conv1d and Conv2d.
 
-On integers a convolution is one product over patches (im2col): each output position's patch is a
-token with a scale of its own. Grouped convolutions are split by group. Transposed ones are not here.
+On integers a convolution is one product over patches (im2col): each output position's patch is a token, with a scale
+of its own at level computed. Grouped convolutions multiply group by group. Transposed ones are not here.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asrcompress.grids import QuantizedWeight
-from asrcompress.modules.weight import IntegerWeight, as_bias, check_activations
+from asrcompress.integers.grid import Grid
+from asrcompress.integers.matmul import int_bmm
+from asrcompress.integers.products import FixedWeight, weight_product
+from asrcompress.integers.rescale import shift_right, to_codes
+from asrcompress.integers.tensor import GridTensor, as_float, grid_tensor, point
+from asrcompress.modules.weight import FloatWeight, GridOf, IntegerWeight, as_bias, check_activations, passed
 
 
 class IntegerConv(nn.Module):
     """Convolution over 1 or 2 dimensions with packed weight (out, in / groups, *kernel)."""
 
-    def __init__(self, conv: nn.Conv1d | nn.Conv2d, weight: QuantizedWeight, *, activations: str = "none") -> None:
+    fixed: FixedWeight | None = None
+
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d, weight: FloatWeight, *, activations: str = "none") -> None:
         super().__init__()
-        self.packed = IntegerWeight(weight)
+        self.packed = weight
         self.bias = as_bias(conv.bias)
         self.activations = check_activations(activations)
         self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
@@ -27,19 +33,41 @@ class IntegerConv(nn.Module):
         # F.pad's order (last dimension first); also holds what padding="same" means.
         self.padding = list(conv._reversed_padding_repeated_twice)
 
+    def fix(self, grid_of: GridOf) -> None:
+        """Make the constants of the static grids."""
+        if isinstance(self.packed, IntegerWeight):
+            self.fixed = self.packed.constants(self.bias, grid_of("in"), grid_of("out"))
+
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in, *size) -> (batch, out, *size_out)."""
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        x = F.pad(x, self.padding, mode=mode)
+        x = point(x, "in")
+        if isinstance(x, GridTensor):
+            site = x.sites.next_site("out")
+            if self.fixed is None or not isinstance(self.packed, IntegerWeight):
+                x.sites.grid(site)  # says which site calibration missed
+                raise ValueError(f"{site}: its constants were not made")
+            patches = self._grouped(self._patches(self._padded(x.payload, x.grid)))
+            codes = static_product(patches, self.packed.codes, self.fixed)
+            return grid_tensor(codes.movedim(-1, 1), self.fixed.grid, x.sites)
+        return passed(x, self._float_or_dynamic(as_float(x)), "out")
+
+    def _float_or_dynamic(self, x: Tensor) -> Tensor:
+        x = self._padded(x, None)
+        if self.packed.observer is not None:
+            patches = self._grouped(self._patches(x))
+            self.packed.observer(patches.reshape(-1, *patches.shape[-2:]))
         if self.activations == "none":
             convolve = F.conv1d if len(self.kernel_size) == 1 else F.conv2d
             return convolve(x, self.packed.dequantize(), self.bias, self.stride, 0, self.dilation, self.groups)
-        patches = self._patches(x)  # (batch, *size_out, in, *kernel)
-        spatial = patches.shape[: 1 + len(self.kernel_size)]
-        out = self._grouped_product(patches.reshape(*spatial, self.groups, -1))
+        out = self._dynamic_product(self._grouped(self._patches(x)))
         if self.bias is not None:
             out = out + self.bias
         return out.movedim(-1, 1)
+
+    def _padded(self, x: Tensor, grid: Grid | None) -> Tensor:
+        if self.padding_mode == "zeros":
+            return F.pad(x, self.padding, value=grid.zero_point if grid else 0)
+        return F.pad(x, self.padding, mode=self.padding_mode)
 
     def _patches(self, x: Tensor) -> Tensor:
         """Every output position's input window, as strided views: (batch, *size_out, in, *kernel)."""
@@ -49,8 +77,14 @@ class IntegerConv(nn.Module):
             x = x.unfold(2 + axis, reach, self.stride[axis])[..., :: self.dilation[axis]]
         return x.movedim(1, 1 + dims)
 
-    def _grouped_product(self, patches: Tensor) -> Tensor:
+    def _grouped(self, patches: Tensor) -> Tensor:
+        """(batch, *size_out, in, *kernel) -> (batch, *size_out, groups, columns)."""
+        return patches.reshape(*patches.shape[: 1 + len(self.kernel_size)], self.groups, -1)
+
+    def _dynamic_product(self, patches: Tensor) -> Tensor:
         """patches (batch, *size_out, groups, columns) -> (batch, *size_out, out)."""
+        if not isinstance(self.packed, IntegerWeight):
+            raise ValueError("a weight in float is multiplied in float")
         if self.groups == 1:
             return self.packed.integer_product(patches.squeeze(-2))
         rows = self.packed.codes.shape[0] // self.groups
@@ -60,3 +94,26 @@ class IntegerConv(nn.Module):
                 self.packed.integer_product(patches[..., group, :], rows=slice(group * rows, (group + 1) * rows))
             )
         return torch.cat(outputs, dim=-1)
+
+
+def static_product(patches: Tensor, codes: Tensor, fixed: FixedWeight) -> Tensor:
+    """patches (..., groups, columns) int8 times codes (rows, columns) -> (..., rows) codes of fixed.grid.
+
+    Each group of columns meets its own rows / groups rows.
+    """
+    *leading, groups, columns = patches.shape
+    tokens = patches.reshape(-1, groups, columns)
+    if groups == 1:
+        return weight_product(tokens[:, 0], codes, fixed).reshape(*leading, -1)
+    rows, scale_groups = fixed.multiplier.shape
+    size = columns // scale_groups
+    total = fixed.offset
+    for part in range(scale_groups):
+        span = slice(part * size, (part + 1) * size)
+        left = tokens[:, :, span].transpose(0, 1)
+        sums = int_bmm(left, codes[:, span].reshape(groups, rows // groups, size)).to(torch.int64)
+        if fixed.weight_zero_point is not None:
+            zero_point = fixed.weight_zero_point[:, part].reshape(groups, 1, rows // groups)
+            sums = sums - left.sum(dim=-1, keepdim=True, dtype=torch.int64) * zero_point
+        total = total + sums.transpose(0, 1).reshape(-1, rows) * fixed.multiplier[:, part]
+    return to_codes(shift_right(total, fixed.shift), fixed.grid).reshape(*leading, rows)

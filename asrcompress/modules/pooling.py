@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.integers.matmul import int_bmm, quantize_tokens
+from asrcompress.integers.softmax import softmax_sum
+from asrcompress.integers.tensor import GridTensor, as_float, grid_tensor, point
 from asrcompress.modules.linear import IntegerLinear
-from asrcompress.modules.weight import check_activations
+from asrcompress.modules.weight import check_activations, passed
 
 
 class IntegerAdditiveAttention(nn.Module):
@@ -23,7 +25,16 @@ class IntegerAdditiveAttention(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(batch, time, hidden) -> (batch, hidden): frames summed, weighted by a softmax over time."""
-        weights = torch.softmax(self.energy(frames), dim=-2)
+        energies, values = self.energy(frames), point(frames, "v")
+        if isinstance(energies, GridTensor) and isinstance(values, GridTensor):
+            grid = energies.sites.grid(energies.sites.next_site("attended"))
+            scores = energies.payload.to(torch.int64).transpose(1, 2)
+            codes = softmax_sum(scores, energies.grid.scale, values.payload, values.grid.scale, grid)
+            return grid_tensor(codes.squeeze(1), grid, energies.sites)
+        return passed(frames, self._weighted_sum(as_float(energies), as_float(frames)), "attended")
+
+    def _weighted_sum(self, energies: Tensor, frames: Tensor) -> Tensor:
+        weights = torch.softmax(energies, dim=-2)
         if self.activations == "none":
             return (weights.transpose(1, 2) @ frames).squeeze(1)
         frame_codes, frame_scale = quantize_tokens(frames)

@@ -15,17 +15,25 @@ from typing import Any
 from torch import nn
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.grids import QuantizedWeight
 from asrcompress.modules.attention import IntegerMultiheadAttention
 from asrcompress.modules.conv import IntegerConv
-from asrcompress.modules.gru import IntegerGRU
-from asrcompress.modules.linear import IntegerEmbedding, IntegerLinear
+from asrcompress.modules.espnet_attention import PROJECTIONS as ESPNET_PROJECTIONS
+from asrcompress.modules.espnet_attention import (
+    IntegerEspnetAttention,
+    IntegerRelativeAttention,
+    IntegerRotaryAttention,
+)
+from asrcompress.modules.linear import IntegerEmbedding, IntegerLearnedPositions, IntegerLinear
+from asrcompress.modules.norm import IntegerBatchNorm, IntegerGroupNorm, IntegerLayerNorm
 from asrcompress.modules.pooling import IntegerAdditiveAttention
-from asrcompress.modules.weight import IntegerWeight
+from asrcompress.modules.positions import IntegerRelativePositions, IntegerSinusoids
+from asrcompress.modules.recurrent import IntegerGRU, IntegerLSTM
+from asrcompress.modules.rotary import IntegerRotary
+from asrcompress.modules.weight import FloatWeight
 
-# `weights` is keyed by the parameter's name inside the module.
-Weights = Mapping[str, QuantizedWeight]
-Share = Callable[[str], IntegerWeight]  # parameter name -> its IntegerWeight, one object for tied weights
+# `weights` holds, keyed by the parameter's name inside the module, what is swapped; Share gives its weight, one object for tied ones.
+Weights = Mapping[str, Any]
+Share = Callable[[str], FloatWeight]
 
 
 @dataclass(frozen=True)
@@ -54,16 +62,24 @@ def _embedding(name: str, module: Any, weights: Weights, share: Share, activatio
 
 
 def _conv(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
-    return IntegerConv(module, weights["weight"], activations=activations)
+    return IntegerConv(module, share("weight"), activations=activations)
 
 
-def _gru_weights(module: Any) -> list[str]:
+def _learned_positions(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
+    return IntegerLearnedPositions(share("weight"), padding_idx=module.padding_idx)
+
+
+def _recurrent_weights(module: Any) -> list[str]:
     return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")]
 
 
-def _gru(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
-    _require_whole(name, "a GRU", _gru_weights(module), weights)
-    return IntegerGRU(module, dict(weights), activations=activations)
+def _recurrent(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
+    names = _recurrent_weights(module)
+    _require_whole(name, f"a {type(module).__name__}", names, weights)
+    if getattr(module, "proj_size", 0):
+        raise AsrCompressError(f"{name}: an LSTM with projections is not supported; --exclude '{name}.*'")
+    twin = IntegerGRU if module.mode == "GRU" else IntegerLSTM
+    return twin(module, {weight: share(weight) for weight in names}, activations=activations)
 
 
 def _attention(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
@@ -84,6 +100,27 @@ def _attention(name: str, module: Any, weights: Weights, share: Share, activatio
         encoder_decoder_attention=module.encoder_decoder_attention,
         activations=activations,
     )
+
+
+def _espnet_projections(module: Any) -> list[str]:
+    return [f"{short}.weight" for short in (*ESPNET_PROJECTIONS, "linear_pos") if hasattr(module, short)]
+
+
+def _espnet_attention(name: str, module: Any, weights: Weights, share: Share, activations: str) -> nn.Module:
+    names = _espnet_projections(module)
+    _require_whole(name, "attention", names, weights)
+    if getattr(module, "zero_triu", False):
+        raise AsrCompressError(f"{name}: attention with zero_triu is not supported; --exclude '{name}.*'")
+    projections = {
+        short: IntegerLinear(share(f"{short}.weight"), getattr(module, short).bias, activations=activations)
+        for short in (weight.removesuffix(".weight") for weight in names)
+    }
+    if "linear_pos" in projections:
+        biases = {short: getattr(module, short) for short in ("pos_bias_u", "pos_bias_v")}
+        return IntegerRelativeAttention(projections, biases, num_heads=module.h, activations=activations)
+    if hasattr(module, "rotary_emb"):
+        return IntegerRotaryAttention(projections, module.rotary_emb, num_heads=module.h, activations=activations)
+    return IntegerEspnetAttention(projections, num_heads=module.h, activations=activations)
 
 
 ENERGIES = ("energy.0.weight", "energy.2.weight")
@@ -121,15 +158,49 @@ TWINS = {
     "torch.nn.modules.sparse.Embedding": Twin("embedding", _only_weight, _embedding),
     "torch.nn.modules.conv.Conv1d": Twin("conv", _only_weight, _conv),
     "torch.nn.modules.conv.Conv2d": Twin("conv", _only_weight, _conv),
-    "torch.nn.modules.rnn.GRU": Twin("gru", _gru_weights, _gru),
+    "torch.nn.modules.rnn.GRU": Twin("gru", _recurrent_weights, _recurrent),
+    "torch.nn.modules.rnn.LSTM": Twin("lstm", _recurrent_weights, _recurrent),
+    "fairseq.modules.learned_positional_embedding.LearnedPositionalEmbedding": Twin(
+        "embedding", _only_weight, _learned_positions
+    ),
     "asrcompress.models.crnn.Attention": Twin("attention", lambda module: list(ENERGIES), _additive),
     "fairseq.modules.multihead_attention.MultiheadAttention": Twin("attention", _projection_weights, _attention),
+    **{
+        f"fairseq.modules.espnet_multihead_attention.{name}": Twin("attention", _espnet_projections, _espnet_attention)
+        for name in (
+            "ESPNETMultiHeadedAttention",
+            "RelPositionMultiHeadedAttention",
+            "RotaryPositionMultiHeadedAttention",
+        )
+    },
+}
+
+
+# Modules that hold nothing to pack, and compute in float: swapped at level integer-only alone.
+STATIC_TWINS: dict[str, Callable[[Any], nn.Module]] = {
+    "torch.nn.modules.normalization.LayerNorm": IntegerLayerNorm,
+    "fairseq.modules.layer_norm.Fp32LayerNorm": IntegerLayerNorm,
+    "torch.nn.modules.normalization.GroupNorm": IntegerGroupNorm,
+    "fairseq.modules.fp32_group_norm.Fp32GroupNorm": IntegerGroupNorm,
+    "torch.nn.modules.batchnorm._BatchNorm": IntegerBatchNorm,
+    "fairseq.modules.sinusoidal_positional_embedding.SinusoidalPositionalEmbedding": IntegerSinusoids,
+    "fairseq.modules.positional_encoding.RelPositionalEncoding": IntegerRelativePositions,
+    "fairseq.modules.rotary_positional_embedding.RotaryPositionalEmbedding": IntegerRotary,
 }
 
 
 def find_twin(module: nn.Module) -> Twin | None:
     """The twin of the class whose forward this module runs, or None."""
+    return TWINS.get(_forward_class(module))
+
+
+def find_static_twin(module: nn.Module) -> Callable[[Any], nn.Module] | None:
+    """What replaces a module without weights at level integer-only, or None."""
+    return STATIC_TWINS.get(_forward_class(module))
+
+
+def _forward_class(module: nn.Module) -> str:
     for cls in type(module).__mro__:
         if "forward" in vars(cls):
-            return TWINS.get(f"{cls.__module__}.{cls.__qualname__}")
-    return None
+            return f"{cls.__module__}.{cls.__qualname__}"
+    return ""

@@ -1,22 +1,60 @@
-"""A packed weight inside a module: integer codes and scales as buffers, and the two ways to multiply.
+"""A weight inside an integer module, and the ways to multiply by it.
 
-`activations="none"`: the weight is dequantized on the fly and the product runs in float (level
-stored). `activations="int8"`: activations go to int8 per token and the product runs on integers
-with int32 accumulation (level computed). There is no attribute `weight`: code that reaches past a
-module's forward fails loudly instead of computing in float.
+Packed (`IntegerWeight`): integer codes and scales as buffers. With floats and `activations="none"` the weight is
+dequantized on the fly (level stored); with `activations="int8"` activations go to int8 per token and the product runs
+on integers with int32 sums (level computed); codes of a static grid are multiplied as they are (level integer-only).
+`FloatWeight` is a weight that is not packed yet, so that calibration runs through the same modules.
+There is no attribute `weight`: code that reaches past a module's forward fails loudly instead of computing in float.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asrcompress.grids import QuantizedWeight, dequantize
+from asrcompress.integers.grid import Grid
 from asrcompress.integers.matmul import int_matmul, quantize_tokens
+from asrcompress.integers.products import FixedWeight, fix_weight, weight_product
+from asrcompress.integers.tensor import Activation, GridTensor, as_float, grid_tensor, observed, point
+
+GridOf = Callable[[str], Grid | None]  # kind of site -> its grid, None where calibration never came by
 
 
-class IntegerWeight(nn.Module):
+class FloatWeight(nn.Module):
+    """A weight in float, (out, ...). `observer`, when set, is shown every input of its products, as (tokens, columns)."""
+
+    observer: Callable[[Tensor], None] | None = None
+    values: Tensor
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("values", values.detach())
+        self.shape = tuple(values.shape)
+
+    def dequantize(self) -> Tensor:
+        """The float32 weight in its own shape."""
+        return self.values.float()
+
+    def matrix(self) -> Tensor:
+        """The float32 weight as (rows, columns)."""
+        return self.dequantize().reshape(self.shape[0], -1)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Rows of the weight by number: index (...) -> float32 (..., columns)."""
+        return self.matrix()[index]
+
+    def product(self, x: Tensor, activations: str) -> Tensor:
+        """x (..., columns) float -> (..., rows), in the way `activations` says."""
+        if self.observer is not None:
+            self.observer(x.reshape(-1, x.shape[-1]))
+        return F.linear(x, self.matrix())
+
+
+class IntegerWeight(FloatWeight):
     """codes (rows, columns) int8; scale (rows or 1, groups) float32; zero_point int8 like scale, or None."""
 
     codes: Tensor
@@ -24,7 +62,7 @@ class IntegerWeight(nn.Module):
     zero_point: Tensor | None
 
     def __init__(self, weight: QuantizedWeight) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.register_buffer("codes", weight.codes)
         self.register_buffer("scale", weight.scale.float())
         self.register_buffer("zero_point", weight.zero_point)
@@ -68,14 +106,39 @@ class IntegerWeight(nn.Module):
         return (total * token_scale).reshape(*x.shape[:-1], weight.shape[0])
 
     def product(self, x: Tensor, activations: str) -> Tensor:
-        """x (..., columns) -> (..., rows), in the way `activations` says."""
-        if activations == "int8":
-            return self.integer_product(x)
-        return F.linear(x, dequantize(self.codes, self.scale, self.zero_point))
+        """x (..., columns) float -> (..., rows), in the way `activations` says."""
+        return self.integer_product(x) if activations == "int8" else super().product(x, activations)
+
+    def constants(self, bias: Tensor | None, input_grid: Grid | None, grid: Grid | None) -> FixedWeight | None:
+        """The constants of a product on static grids; None where a grid is."""
+        if input_grid is None or grid is None:
+            return None
+        return fix_weight(self.codes, self.scale, self.zero_point, bias, input_grid, grid)
 
     def extra_repr(self) -> str:
         """What `print(module)` shows."""
         return f"shape={self.shape}, num_bits={self.num_bits}, granularity={self.granularity}"
+
+
+def apply_weight(
+    weight: FloatWeight, x: Tensor, bias: Tensor | None, activations: str, fixed: FixedWeight | None, kinds: tuple[str, str] = ("in", "out")
+) -> Tensor:  # fmt: skip
+    """x W^T + b for floats, observed floats and codes: x (..., columns) -> (..., rows). Passes the sites of `kinds`."""
+    x = point(x, kinds[0])
+    if isinstance(x, GridTensor):
+        site = x.sites.next_site(kinds[1])
+        if fixed is None or not isinstance(weight, IntegerWeight):
+            x.sites.grid(site)  # says which site calibration missed
+            raise ValueError(f"{site}: its constants were not made")
+        codes = weight_product(x.payload.reshape(-1, x.shape[-1]), weight.codes, fixed)
+        return grid_tensor(codes.reshape(*x.shape[:-1], -1), fixed.grid, x.sites)
+    out = weight.product(as_float(x), activations)
+    return passed(x, out if bias is None else out + bias, kinds[1])
+
+
+def passed(x: Tensor, out: Tensor, kind: str) -> Tensor:
+    """A float result, recorded at a site where x is observed."""
+    return point(observed(out, x.sites), kind) if isinstance(x, Activation) else out
 
 
 def as_bias(bias: Tensor | None) -> nn.Parameter | None:

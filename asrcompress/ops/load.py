@@ -19,8 +19,10 @@ from asrcompress.artifact import FORMAT, ArtifactContent, is_artifact, parse_art
 from asrcompress.checkpoints import Checkpoint, read_checkpoint
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import sha256_file
+from asrcompress.integers.sites import Sites
 from asrcompress.models import ModelSpec, get_family, recognise
-from asrcompress.modules.swap import find_weights, swap
+from asrcompress.modules.swap import find_weights, make_static, swap
+from asrcompress.ops.recipe import recorded_rules
 from asrcompress.sidecar import describe_environment
 
 # What building from a configuration that is not one can raise, in torch, in Fairseq and in our families.
@@ -100,17 +102,36 @@ def build_float(source: Source) -> nn.Module:
     return module
 
 
-def build_model(source: Source, *, device: str = "cpu") -> LoadedModel:
-    """Build the source's model fresh and fill it; every tensor must find its place."""
+def build_model(source: Source, *, device: str = "cpu", observe: Sites | None = None) -> LoadedModel:
+    """Build the source's model fresh and fill it; every tensor must find its place.
+
+    `observe`: sites that record; the model then computes in float, as the twins of level integer-only would on integers.
+    """
     module = build_float(source)
     quantized = source.content.quantized if source.content else {}
     _fill(module, source, set(quantized))
     if source.content:
         try:
-            swap(module, quantized, activations=str(source.content.recipe.get("activations", "none")))
+            _make_integer(module.eval(), source.content, device, observe)
         except AsrCompressError as error:
             raise AsrCompressError(f"{source.path}: {error}") from error
     return LoadedModel(module.eval().to(device), source)
+
+
+def _make_integer(module: nn.Module, content: ArtifactContent, device: str, observe: Sites | None) -> None:
+    """Swap what is packed and, where the content has grids or is observed, all that level integer-only needs."""
+    recipe, rules = content.recipe, recorded_rules(content.recipe)
+    is_static = bool(content.grids) or observe is not None
+    default = "none" if is_static else str(recipe.get("activations", "none"))
+
+    def activations(name: str) -> str:
+        levels = [rule.level for rule in rules if rule.level is not None and rule.fits(name)]
+        return default if not levels else {"computed": "int8", "integer-only": default}.get(levels[-1], "none")
+
+    swap(module, content.quantized, activations=activations)
+    if is_static:
+        sites = observe or Sites(grids=content.grids)
+        make_static(module.to(device), sites, keep=frozenset(recipe.get("islands", [])))
 
 
 def load_model(

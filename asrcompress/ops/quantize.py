@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, sha256_file, write_json
 from asrcompress.grids import Granularity, QuantizedWeight
-from asrcompress.modules.swap import WeightSite, find_weights
+from asrcompress.modules.swap import WeightSite, find_weights, swappable_modules
+from asrcompress.ops.calibrate import CalibrationData, read_calibration, recording_sites, runner, weight_statistics
 from asrcompress.ops.load import (
     Source,
     build_float,
@@ -26,35 +28,22 @@ from asrcompress.ops.load import (
     open_source,
     require_model_file,
 )
-from asrcompress.packing import SUPPORTED_BITS
-from asrcompress.quantizers import get_quantizer
+from asrcompress.ops.recipe import QuantizeConfig
+from asrcompress.quantizers import get_quantizer, needs_statistics
+from asrcompress.quantizers.bias_correction import bias_shift
+from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.sidecar import SUFFIXES, build, sidecar_path
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class QuantizeConfig:
-    """Options of `quantize`, as the recipe in the artifact records them.
+class Calibrate:
+    """Speech to calibrate with: a data set as for `eval`; `split` where a keyword set has several."""
 
-    include/exclude: shell globs over weight names; a weight is packed if some include fits and no
-    exclude does. What an artifact holds packed already and is not chosen stays as it is.
-    """
-
-    num_bits: int = 8
-    granularity: str = "per_channel"
-    activations: str = "none"
-    method: str = "rtn"
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.num_bits not in SUPPORTED_BITS:
-            raise AsrCompressError(f"--bits {self.num_bits}: use one of {', '.join(map(str, SUPPORTED_BITS))}")
-        if self.activations not in ("none", "int8"):
-            raise AsrCompressError(f"--activations {self.activations}: use none or int8")
-        Granularity.parse(self.granularity)
-        get_quantizer(self.method)
+    data: Path
+    split: str | None = None
+    audio_root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +61,15 @@ def quantize(
     output: str | Path,
     config: QuantizeConfig,
     *,
+    calibrate: Calibrate | None = None,
     data_dir: Path | None = None,
     trust: bool = False,
     force: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> QuantizeResult:
     """Pack the weights of `path` into `output` and describe it in `<output>.json`.
+
+    `calibrate` names the speech that level integer-only and some methods need.
 
     Raises:
         AsrCompressError: unreadable input, an option that does not fit, an output that exists.
@@ -92,7 +84,8 @@ def quantize(
     sidecar = sidecar_path(output, "artifact")
     check_outputs([output, sidecar], [path], force=force)
     source = open_source(path, data_dir=data_dir, trust=trust)
-    content = quantize_source(source, config, progress=progress)
+    data = _read_data(source, config, calibrate)
+    content = quantize_source(source, config, data=data, progress=progress)
     parent = describe(source, num_params=0)
     replaced = sha256_file(output) if output.is_file() else None
     save_artifact(output, content, force=force)
@@ -109,12 +102,14 @@ def quantize(
 def plan(
     path: str | Path, config: QuantizeConfig, *, data_dir: Path | None = None, trust: bool = False
 ) -> tuple[list[str], list[str]]:
-    """What `quantize` would pack, and what it would keep as it is (in float, or packed earlier), by name; writes nothing."""
+    """What `quantize` would pack, and what it would keep as it is (in float, or packed earlier), by name; packs and writes nothing."""
     source = open_source(path, data_dir=data_dir, trust=trust)
-    content = quantize_source(source, config)
     before = source.content.quantized if source.content else {}
-    packed = [name for name, weight in content.quantized.items() if weight is not before.get(name)]
-    return packed, [name for name in [*content.quantized, *content.floats] if name not in packed]
+    sites = _sites(source)
+    chosen = {site.name for site in select(sites, config)}
+    aliases = {site.name for site in sites if site.tied_to}
+    packed = [site.name for site in sites if site.name in chosen]
+    return packed, [name for name in [*before, *source.tensors] if name not in chosen and name not in aliases]
 
 
 def select(sites: list[WeightSite], config: QuantizeConfig) -> list[WeightSite]:
@@ -132,6 +127,12 @@ def select(sites: list[WeightSite], config: QuantizeConfig) -> list[WeightSite]:
     included = {
         site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.include)
     }
+    excluded |= {site.tied_to or site.name for site in sites if config.level_of(site.name) == "float"}
+    for rule in config.rules:
+        if rule.activations is None and not any(rule.fits(site.name) for site in sites):
+            raise AsrCompressError(
+                f"rule '{rule.modules}' fits no module with weights; the first are {', '.join(site.module for site in sites[:3])}"
+            )
     chosen = [site for site in sites if not site.tied_to and site.name in included - excluded]
     if not chosen:
         raise AsrCompressError("no weight is left to quantize; widen --include or narrow --exclude")
@@ -139,50 +140,154 @@ def select(sites: list[WeightSite], config: QuantizeConfig) -> list[WeightSite]:
 
 
 def quantize_source(
-    source: Source, config: QuantizeConfig, *, progress: Progress = lambda done, total: None
+    source: Source,
+    config: QuantizeConfig,
+    *,
+    data: CalibrationData | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> ArtifactContent:
     """The content of the artifact; writes nothing. Weights that are packed already and not chosen are carried over."""
     before = source.content.quantized if source.content else {}
     tensors = {
         name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()
     }
-    with torch.device("meta"):  # names and shapes only; nothing is allocated
-        sites = find_weights(build_float(source))
+    sites = _sites(source)
     chosen = {site.name for site in select(sites, config)}
     first = [site.name for site in sites if not site.tied_to]
+    _require_twins(source, sites, chosen | before.keys(), config)
+    tied = {site.name: site.tied_to for site in sites if site.tied_to}
+    floating = tensors | {name: weight.dequantize() for name, weight in before.items()}
+    floating |= {alias: floating[name] for alias, name in tied.items() if name in floating}
+    run = runner(source.family, source.spec, data) if data else None
+    statistics: dict[str, InputStatistics] = {}
+    if run and (config.bias_correction or any(needs_statistics(config.of_weight(name)[2]) for name in chosen)):
+        whole = build_model(replace(source, tensors=floating, content=None))
+        statistics = weight_statistics(whole.module, sites, run, progress)
     quantized: dict[str, QuantizedWeight] = {}
     for name in first:
         if name in chosen:
             progress(len(quantized.keys() & chosen), len(chosen))
-            weight = before[name].dequantize() if name in before else tensors.get(name)
-            quantized[name] = _pack(source, name, weight, config)
+            quantized[name] = _pack(source, name, floating.get(name), config, statistics.get(name))
         elif name in before:
             quantized[name] = before[name]
     progress(len(chosen), len(chosen))
-    tied = {site.name: site.tied_to for site in sites if site.tied_to}
     floats = {name: tensor for name, tensor in tensors.items() if name not in quantized and name not in tied}
+    if config.bias_correction:
+        _correct_biases(floats, {name: floating[name] for name in chosen}, quantized, statistics)
     _require_finite(source, floats)
+    recipe = _recipe(source, config, is_whole=quantized.keys() >= set(first))
+    islands = _islands(sites, quantized, config) if config.is_static else []
+    if islands:
+        recipe["islands"], recipe["level"] = islands, "partial"
+    if data:
+        recipe["calibration"] = data.describe()
     content = ArtifactContent(
         family=source.spec.family,
         config=source.spec.config,
         vocabulary=source.spec.vocabulary,
-        recipe=_recipe(source, config, is_whole=quantized.keys() >= set(first)),
+        recipe=recipe,
         parent={"sha256": source.sha256},  # sizes stand in the sidecar: these bytes count
         quantized=quantized,
         floats=floats,
         tied=tied,
     )
+    if config.is_static and run:
+        recorder, watching = recording_sites()
+        observed = build_model(replace(source, tensors=floats, checkpoint=None, content=content), observe=watching)
+        run(observed.module, progress)
+        content = replace(content, grids=recorder.grids(config))
     # Building the integer model now finds whatever does not fit before anything is on disk.
     build_model(replace(source, tensors=floats, checkpoint=None, content=content))
     return content
 
 
-def _pack(source: Source, name: str, weight: Tensor | None, config: QuantizeConfig) -> QuantizedWeight:
+def _sites(source: Source) -> list[WeightSite]:
+    with torch.device("meta"):  # names and shapes only; nothing is allocated
+        return find_weights(build_float(source))
+
+
+def _read_data(source: Source, config: QuantizeConfig, calibrate: Calibrate | None) -> CalibrationData | None:
+    """The calibration data that the options need; asked for before any work is done."""
+    methods = {config.method, *(rule.method for rule in config.rules if rule.method)}
+    needing = [f"--method {method}" for method in sorted(methods) if needs_statistics(method)]
+    needing += ["--level integer-only"] * config.is_static + ["--bias-correction"] * config.bias_correction
+    if calibrate is None:
+        if needing:
+            raise AsrCompressError(
+                f"{needing[0]} needs speech to calibrate with; add --calibrate DATA, such as the dev set"
+            )
+        return None
+    if not needing:
+        raise AsrCompressError(
+            f"--calibrate {calibrate.data}: nothing is calibrated at level {config.level} with --method {config.method}; leave it out, or add "
+            "--level integer-only or --method auto"
+        )
+    if not calibrate.data.exists():
+        raise AsrCompressError(f"{calibrate.data}: no such file or folder; --calibrate names a data set")
+    return read_calibration(
+        source.family,
+        source.spec,
+        calibrate.data,
+        config.calibration_limit,
+        split=calibrate.split,
+        audio_root=calibrate.audio_root,
+    )
+
+
+def _require_twins(source: Source, sites: list[WeightSite], packed: set[str], config: QuantizeConfig) -> None:
+    """At level computed and integer-only, whatever multiplies and has no integer twin is an error, never a silent float."""
+    if config.activations != "int8":
+        return
+    with torch.device("meta"):
+        module = build_float(source)
+    inside = tuple(f"{name}." for name, _, _ in swappable_modules(module))
+    for name, parameter in module.named_parameters():
+        owner = name.rpartition(".")[0]
+        if parameter.dim() < 2 or name in {site.name for site in sites} or f"{owner}.".startswith(inside):
+            continue
+        if any(fnmatchcase(name, glob) for glob in config.exclude):
+            continue
+        kind = type(module.get_submodule(owner)).__name__
+        raise AsrCompressError(
+            f"{source.path}: module '{owner}' ({kind}) has no integer twin, so level {config.level} is out of reach; --exclude '{name}' "
+            "leaves it in float, --level stored packs the rest"
+        )
+
+
+def _islands(sites: list[WeightSite], quantized: dict[str, QuantizedWeight], config: QuantizeConfig) -> list[str]:
+    """Modules that stay in float in a model of static grids, since an option or a rule says so."""
+    names: dict[str, None] = {}
+    for site in sites:
+        in_float = (site.tied_to or site.name) not in quantized or config.level_of(site.name) != "integer-only"
+        if in_float:
+            names[site.module] = None
+    return list(names)
+
+
+def _correct_biases(
+    floats: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    quantized: dict[str, QuantizedWeight],
+    statistics: dict[str, InputStatistics],
+) -> None:
+    """Let the biases beside packed weights take up the mean error of rounding; a weight without a bias keeps its error."""
+    for name, weight in weights.items():
+        owner, _, kind = name.rpartition(".")
+        bias = f"{owner}.{kind.replace('weight', 'bias', 1)}"
+        if bias in floats and name in statistics:
+            floats[bias] = floats[bias] + bias_shift(weight, quantized[name], statistics[name])
+
+
+def _pack(
+    source: Source, name: str, weight: Tensor | None, config: QuantizeConfig, statistics: InputStatistics | None
+) -> QuantizedWeight:
     if weight is None:
         raise AsrCompressError(f"{source.path}: {name} is missing; the file is not a whole {source.spec.family}")
-    quantizer, granularity = get_quantizer(config.method), Granularity.parse(config.granularity)
+    num_bits, granularity, method = config.of_weight(name)
     try:
-        packed: QuantizedWeight = quantizer(weight, num_bits=config.num_bits, granularity=granularity, name=name)
+        packed: QuantizedWeight = get_quantizer(method)(
+            weight, num_bits=num_bits, granularity=Granularity.parse(granularity), name=name, statistics=statistics
+        )
     except AsrCompressError as error:
         raise AsrCompressError(f"{source.path}: {error}") from error
     return packed
@@ -199,11 +304,11 @@ def _require_finite(source: Source, floats: dict[str, Tensor]) -> None:
 def _recipe(source: Source, config: QuantizeConfig, *, is_whole: bool) -> dict[str, Any]:
     """This step's options, the level that the file reaches by them, and the recipes of earlier steps, oldest first.
 
-    Level partial: some weight that could be packed is in float; else computed with int8 activations, stored without.
+    Level partial: some weight that could be packed is in float.
     """
-    recipe = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
-    reached = "computed" if config.activations == "int8" else "stored"
-    recipe["level"] = reached if is_whole else "partial"
+    recipe = config.to_json()
+    if not is_whole:
+        recipe["level"] = "partial"
     if source.content:
         earlier = dict(source.content.recipe)
         recipe["previous"] = [*earlier.pop("previous", []), earlier]
@@ -237,12 +342,13 @@ def _record(output: Path, parent: dict[str, Any], content: ArtifactContent) -> d
         "model_size_ratio": model["model_size_bytes"] / parent["model_size_bytes"],
     }
     ledger = {"entries": entries, "size_bytes": sum(entry["size_bytes"] for entry in entries)}
+    picked = Counter(weight.method for weight in content.quantized.values() if weight.method)
     return build(
         "artifact",
         model=model,
         metrics=metrics,
         environment=environment("cpu"),
-        recipe=content.recipe,
+        recipe=content.recipe | ({"picked": dict(sorted(picked.items()))} if picked else {}),
         parent=parent,
         ledger=ledger,
     )

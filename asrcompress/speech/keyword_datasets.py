@@ -99,6 +99,54 @@ def read_keyword_clips(
             is negative, audio files are missing, or a clip is listed twice.
     """
     path = Path(path)
+    found = _find(path, split, audio_root)
+    entries, chosen, ids = found.entries, found.chosen, found.ids
+    word = _require_keyword(path, keyword, [word for _, word in entries])
+    require_audio_files(path, [audio for audio, _ in entries], found.root)
+    clips = tuple(
+        KeywordClip(ids[index], audio, spoken, spoken == word)
+        for index, (audio, spoken) in zip(chosen, entries, strict=True)
+    )
+    sha256 = content_sha256((clip.id, clip.audio, clip.word) for clip in clips)
+    name = None if split is None else split_name(split)
+    return KeywordDataset(path, word, name, clips, sha256, found.num_background_noise, found.num_not_audio)
+
+
+def read_clip_files(
+    path: str | Path, *, split: str | None = None, audio_root: str | Path | None = None
+) -> tuple[list[Path], str]:
+    """The audio files of a keyword set, whatever is said in them, and the sha256 of what was read: for calibration.
+
+    Args:
+        path: as for `read_keyword_clips`.
+        split: None: `train` where the set has several.
+        audio_root: as for `read_keyword_clips`.
+
+    Raises:
+        AsrCompressError: no set is there, the split is not found, or audio files are missing.
+    """
+    path = Path(path)
+    found = _find(path, split, audio_root, default="train")
+    files = [audio for audio, _ in found.entries]
+    require_audio_files(path, files, found.root)
+    ids = [found.ids[index] for index in found.chosen]
+    words = [word for _, word in found.entries]
+    return files, content_sha256(zip(ids, files, words, strict=True))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """(audio, word) of the chosen split, their numbers among all, the ids of all, and what was left out."""
+
+    entries: list[tuple[Path, str]]
+    chosen: list[int]
+    ids: list[str]
+    root: Path | None
+    num_background_noise: int = 0
+    num_not_audio: int = 0
+
+
+def _find(path: Path, split: str | None, audio_root: str | Path | None, default: str | None = None) -> _Found:
     num_background_noise = num_not_audio = 0
     root = None
     if os.path.isdir(path):
@@ -113,19 +161,12 @@ def read_keyword_clips(
         entries, splits = _read_table(path, rows, root)
     else:
         raise AsrCompressError(f"{path}: no such file or folder; give {_FORMS}")
-    ids = ids_from_paths([audio for audio, _ in entries])
+    ids = list(ids_from_paths([audio for audio, _ in entries]))
     require_unique(path, ids)
+    if split is None and default in splits and len(set(splits)) > 1:
+        split = default
     chosen = select(path, splits, split)
-    entries = [entries[index] for index in chosen]
-    word = _require_keyword(path, keyword, [word for _, word in entries])
-    require_audio_files(path, [audio for audio, _ in entries], root)
-    clips = tuple(
-        KeywordClip(ids[index], audio, spoken, spoken == word)
-        for index, (audio, spoken) in zip(chosen, entries, strict=True)
-    )
-    sha256 = content_sha256((clip.id, clip.audio, clip.word) for clip in clips)
-    name = None if split is None else split_name(split)
-    return KeywordDataset(path, word, name, clips, sha256, num_background_noise, num_not_audio)
+    return _Found([entries[index] for index in chosen], chosen, ids, root, num_background_noise, num_not_audio)
 
 
 def _require_keyword(path: Path, keyword: str | None, words: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from asrcompress.grids import Granularity
 from asrcompress.metrics.cost import count_macs
 from asrcompress.modules.conv import IntegerConv
+from asrcompress.modules.weight import IntegerWeight
 from asrcompress.quantizers.rtn import quantize
 
 CASES = {
@@ -46,14 +47,14 @@ def make(case, num_bits=8, granularity="per_channel"):
 @pytest.mark.parametrize("case", CASES)
 def test_stored_is_the_float_convolution_with_the_dequantized_weight(case):
     conv, weight, x = make(case, 4)
-    torch.testing.assert_close(IntegerConv(conv, weight)(x), conv(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(IntegerConv(conv, IntegerWeight(weight))(x), conv(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
 def test_computed_is_within_half_a_step_of_its_patches(case, granularity):
     conv, weight, x = make(case, 8, granularity)
-    out = IntegerConv(conv, weight, activations="int8")(x)
+    out = IntegerConv(conv, IntegerWeight(weight), activations="int8")(x)
     # No patch holds a larger magnitude than the whole input of its item.
     step = x.flatten(1).abs().amax(dim=1) / 127
     bound = 0.5 * step[:, None] * weight.dequantize().flatten(1).abs().sum(dim=1)
@@ -67,7 +68,9 @@ def test_computed_is_exact_where_the_input_lies_on_the_grid(case):
     # Inputs of -127, 0 and 127 have step 1 in every patch that is not all zeros: no rounding is left.
     conv, weight, x = make(case, 8)
     x = 127.0 * torch.randint(-1, 2, x.shape, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(IntegerConv(conv, weight, activations="int8")(x), conv(x), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(
+        IntegerConv(conv, IntegerWeight(weight), activations="int8")(x), conv(x), rtol=1e-5, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("case", ["plain", "uneven-2d"])
@@ -75,14 +78,14 @@ def test_scales_by_group_of_inputs(case):
     conv, weight, x = make(case, 8, "per_group:2" if case == "plain" else "per_group:15")
     for activations, tolerance in (("none", 1e-5), ("int8", 0.05)):
         torch.testing.assert_close(
-            IntegerConv(conv, weight, activations=activations)(x), conv(x), rtol=0, atol=tolerance
+            IntegerConv(conv, IntegerWeight(weight), activations=activations)(x), conv(x), rtol=0, atol=tolerance
         )
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_computed_multiplies_no_floats(case):
     conv, weight, x = make(case)
-    module = IntegerConv(conv, weight, activations="int8")
+    module = IntegerConv(conv, IntegerWeight(weight), activations="int8")
     count, expected = count_macs(module, lambda: module(x)), count_macs(conv, lambda: conv(x)).total
     assert {dtype for record in count.records for dtype in record.operand_dtypes} <= {"int8", "int32"}
     assert count.total == expected
@@ -90,7 +93,7 @@ def test_computed_multiplies_no_floats(case):
 
 def test_an_output_does_not_see_what_is_outside_its_window_or_item():
     conv, weight, x = make("stride")
-    module = IntegerConv(conv, weight, activations="int8")
+    module = IntegerConv(conv, IntegerWeight(weight), activations="int8")
     loud = x.clone()
     loud[1:] *= 1e4
     loud[0, :, 12:] = 1e4

@@ -8,7 +8,8 @@ from torch import nn
 
 from asrcompress.grids import Granularity
 from asrcompress.metrics.cost import count_macs
-from asrcompress.modules.gru import IntegerGRU
+from asrcompress.modules.recurrent import IntegerGRU
+from asrcompress.modules.weight import IntegerWeight
 from asrcompress.quantizers.rtn import quantize
 
 OPTIONS = [
@@ -36,7 +37,12 @@ def make(options, *, num_bits=8, granularity="per_channel", activations="none"):
         gru.get_parameter(name).copy_(weight.dequantize())
     shape = (BATCH, TIME, IN) if gru.batch_first else (TIME, BATCH, IN)
     states = gru.num_layers * (2 if gru.bidirectional else 1)
-    return gru, IntegerGRU(gru, packed, activations=activations), torch.randn(shape), torch.randn(states, BATCH, HIDDEN)
+    return (
+        gru,
+        IntegerGRU(gru, {name: IntegerWeight(weight) for name, weight in packed.items()}, activations=activations),
+        torch.randn(shape),
+        torch.randn(states, BATCH, HIDDEN),
+    )
 
 
 @every_option

@@ -1,0 +1,217 @@
+"""What `quantize` and `swap` are told: options for the whole model, and ordered rules over parts of it.
+
+A recipe file is TOML with the options of the command line and `[[rules]]`, each with a glob `modules` and what holds for
+what it fits; of the rules that fit, the last one that says something counts. Globs are over the names of modules,
+weights and sites. Reading and checking is here, doing is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.grids import Granularity
+from asrcompress.integers.observers import METHODS
+from asrcompress.packing import SUPPORTED_BITS
+from asrcompress.quantizers import get_quantizer
+
+LEVELS = ("stored", "computed", "integer-only")
+RULE_LEVELS = ("float", *LEVELS)
+ACTIVATION_BITS = {f"int{bits}": bits for bits in range(2, 17)}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What holds for the modules, weights or sites that a glob fits; None leaves a thing as it was.
+
+    level: `float` leaves a module's weights unpacked, `stored` and `computed` keep its activations in float; `activations`: at
+    level integer-only, `intN` gives the sites that fit grids of N bits.
+    """
+
+    modules: str
+    bits: int | None = None
+    granularity: str | None = None
+    method: str | None = None
+    activations: str | None = None
+    level: str | None = None
+
+    def __post_init__(self) -> None:
+        where = f"rule '{self.modules}'"
+        _check_bits(f"{where}: bits", self.bits)
+        if self.granularity is not None:
+            Granularity.parse(self.granularity)
+        if self.method is not None:
+            get_quantizer(self.method)
+        if self.activations is not None and self.activations not in ACTIVATION_BITS:
+            raise AsrCompressError(f"{where}: activations '{self.activations}': use int2 to int16")
+        if self.level is not None and self.level not in RULE_LEVELS:
+            raise AsrCompressError(f"{where}: level '{self.level}': use {', '.join(RULE_LEVELS)}")
+
+    def fits(self, name: str) -> bool:
+        """Whether the glob is over this module, weight or site, or over a module around it."""
+        module, _, kind = name.partition(":")
+        parts = module.split(".")
+        around = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+        return any(fnmatchcase(part, self.modules) for part in (*around, name) if part or kind)
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Options of `quantize`, as the recipe in the artifact records them.
+
+    num_bits .. method: of weights. include/exclude: shell globs over weight names; a weight is packed if some include fits and
+    no exclude does. What an artifact holds packed already and is not chosen stays as it is.
+    level, activations: how far integers go; one follows from the other (none: stored; int8: computed).
+    calibration_method: how ranges of 8-bit activation grids are chosen. intermediate_bits: of the grids between products.
+    calibration_limit: utterances or clips that calibration runs. bias_correction: biases take up the mean error of rounding.
+    """
+
+    num_bits: int = 8
+    granularity: str = "per_channel"
+    activations: str | None = None
+    method: str = "rtn"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    level: str | None = None
+    calibration_method: str = "minmax"
+    calibration_limit: int = 64
+    intermediate_bits: int = 16
+    bias_correction: bool = False
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_bits("--bits", self.num_bits)
+        if self.activations not in (None, "none", "int8"):
+            raise AsrCompressError(f"--activations {self.activations}: use none or int8")
+        if self.level not in (None, *LEVELS):
+            raise AsrCompressError(f"--level {self.level}: use {', '.join(LEVELS)}")
+        if self.calibration_method not in METHODS:
+            raise AsrCompressError(f"--calibration-method {self.calibration_method}: use {', '.join(METHODS)}")
+        if not 1 <= self.calibration_limit <= 10**6:
+            raise AsrCompressError(f"--calibration-limit {self.calibration_limit}: use 1 to {10**6}")
+        if not 2 <= self.intermediate_bits <= 16:
+            raise AsrCompressError(f"--intermediate-bits {self.intermediate_bits}: use 2 to 16")
+        Granularity.parse(self.granularity)
+        get_quantizer(self.method)
+        needed = {None: None, "stored": "none", "computed": "int8", "integer-only": "int8"}[self.level]
+        if needed and self.activations not in (None, needed):
+            raise AsrCompressError(
+                f"--activations {self.activations}: level {self.level} is with --activations {needed}; leave one of them out"
+            )
+        activations = needed or self.activations or "none"
+        object.__setattr__(self, "activations", activations)
+        object.__setattr__(self, "level", self.level or ("computed" if activations == "int8" else "stored"))
+
+    @property
+    def is_static(self) -> bool:
+        """Whether activations get static grids, from calibration."""
+        return self.level == "integer-only"
+
+    def of_weight(self, name: str) -> tuple[int, str, str]:
+        """(bits, granularity, method) of a weight."""
+        chosen = [self.num_bits, self.granularity, self.method]
+        for rule in self.rules:
+            if rule.fits(name):
+                given = (rule.bits, rule.granularity, rule.method)
+                chosen = [old if new is None else new for old, new in zip(chosen, given, strict=True)]
+        return chosen[0], chosen[1], chosen[2]  # type: ignore[return-value]
+
+    def level_of(self, name: str) -> str:
+        """The level of a module or weight."""
+        fitting = [rule.level for rule in self.rules if rule.level is not None and rule.fits(name)]
+        return fitting[-1] if fitting else str(self.level)
+
+    def bits_of_site(self, site: str, *, is_operand: bool) -> int:
+        """Bits of an activation grid; an operand of a product has 8 at most."""
+        fitting = [rule.activations for rule in self.rules if rule.activations is not None and rule.fits(site)]
+        bits = ACTIVATION_BITS[fitting[-1]] if fitting else (8 if is_operand else self.intermediate_bits)
+        return min(bits, 8) if is_operand else bits
+
+    def to_json(self) -> dict[str, Any]:
+        """What the artifact records: only what says something about it."""
+        record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        defaults = ("bias_correction", "rules")
+        for key in (*defaults, *(() if self.is_static else ("calibration_method", "intermediate_bits"))):
+            if key in defaults and record[key]:
+                continue
+            del record[key]
+        record["rules"] = [{k: v for k, v in asdict(rule).items() if v is not None} for rule in self.rules]
+        if not self.rules:
+            del record["rules"]
+        del record["calibration_limit"]
+        return record
+
+
+def _check_bits(what: str, bits: int | None) -> None:
+    if bits is not None and bits not in SUPPORTED_BITS:
+        raise AsrCompressError(f"{what} {bits}: use one of {', '.join(map(str, SUPPORTED_BITS))}")
+
+
+RULE_KEYS = tuple(field.name for field in fields(Rule))
+OPTION_TYPES: dict[str, type] = {
+    "bits": int, "granularity": str, "activations": str, "method": str, "include": list, "exclude": list, "level": str,
+    "calibration_method": str, "calibration_limit": int, "intermediate_bits": int, "bias_correction": bool,
+}  # fmt: skip
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """A recipe file as options in QuantizeConfig's words, rules included.
+
+    Raises:
+        AsrCompressError: cannot be read, is not TOML, or says something that a recipe does not.
+    """
+    import tomllib
+
+    path = Path(path)
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AsrCompressError(f"{path}: the recipe could not be read: {error.strerror}") from error
+    except ValueError as error:
+        raise AsrCompressError(f"{path}: is not TOML ({error}); see samples/recipes") from error
+    rules = recipe.pop("rules", [])
+    for key, value in recipe.items():
+        if key not in OPTION_TYPES:
+            raise AsrCompressError(
+                f"{path}: '{key}' is not an option of a recipe; use {', '.join((*OPTION_TYPES, 'rules'))}"
+            )
+        _check_type(path, key, value, OPTION_TYPES[key])
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise AsrCompressError(f"{path}: 'rules' must be tables, each under a line [[rules]]")
+    return to_config(recipe) | ({"rules": tuple(_read_rule(path, rule) for rule in rules)} if rules else {})
+
+
+def _read_rule(path: Path, rule: dict[str, Any]) -> Rule:
+    for key, value in rule.items():
+        if key not in RULE_KEYS:
+            raise AsrCompressError(f"{path}: '{key}' is not an option of a rule; use {', '.join(RULE_KEYS)}")
+        _check_type(path, key, value, int if key == "bits" else str)
+    if "modules" not in rule:
+        raise AsrCompressError(f"{path}: a rule has no 'modules'; give a glob such as modules = 'decoder.*'")
+    try:
+        return Rule(**rule)
+    except AsrCompressError as error:
+        raise AsrCompressError(f"{path}: {error}") from error
+
+
+def _check_type(path: Path, key: str, value: Any, wanted: type) -> None:
+    if type(value) is not wanted or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
+        raise AsrCompressError(f"{path}: '{key}' must be {'a list of strings' if wanted is list else wanted.__name__}")
+
+
+def to_config(options: dict[str, Any]) -> dict[str, Any]:
+    """The options' names and values in QuantizeConfig's words: `bits` is num_bits, lists are tuples."""
+    renamed = {"num_bits" if name == "bits" else name: value for name, value in options.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in renamed.items()}
+
+
+def recorded_rules(recipe: dict[str, Any]) -> tuple[Rule, ...]:
+    """The rules of an artifact's recipe.
+
+    Raises:
+        AsrCompressError, TypeError: they are damaged.
+    """
+    return tuple(Rule(**rule) for rule in recipe.get("rules", []))
