@@ -13,7 +13,7 @@ features(spec, audio)       waveform -> (frames, bins) or what the module takes
 example_inputs(spec, duration_s, num_tokens, batch_size) -> (inputs of forward, input record) to count MACs
 DEFAULT_DURATION_S          of those inputs
 asr: transcriber(spec, module, **decoding) -> list of features -> list of texts
-optional, asr: SEARCH_METHOD, UNUSED_OPTIONS  what `eval` records of the search, and its options that mean nothing here
+optional, asr: search_method(beam), UNUSED_OPTIONS  what `eval` records of the search, and its options that mean nothing here
 keyword: scores(module, features) -> probability of the keyword, per clip
 """
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 SAMPLE_RATE_HZ = 16_000
-SEARCH_METHOD = "ctc_prefix_beam_search"  # with beam 1: the best path
 UNUSED_OPTIONS = ("lenpen", "max_len_a", "max_len_b")  # of a search that makes one unit after another
 OUTPUT = "w2v_encoder.proj.weight"
 # Left over from pre-training: the mask's embedding, codebooks, targets and their projections.
@@ -244,6 +243,11 @@ def pads_exactly(arguments: dict[str, Any]) -> bool:
         and not arguments.get("conv_pos_batch_norm")
         and arguments.get("pos_conv_depth", 1) == 1
     )
+
+
+def search_method(beam: int) -> str:
+    """What `eval` records: how `transcriber` decodes with this beam."""
+    return "ctc_best_path" if beam == 1 else "ctc_prefix_beam_search"
 
 
 def transcriber(

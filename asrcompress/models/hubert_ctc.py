@@ -13,12 +13,12 @@ from torch import nn
 from asrcompress.models import ModelSpec, ctc_family, fairseq_ctc
 from asrcompress.models.ctc_family import (
     SAMPLE_RATE_HZ,
-    SEARCH_METHOD,
     UNUSED_OPTIONS,
     clean_tensors,
     example_inputs,
     features,
     is_computed,
+    search_method,
     transcriber,
 )
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 __all__ = [
-    "SAMPLE_RATE_HZ", "SEARCH_METHOD", "UNUSED_OPTIONS", "clean_tensors", "example_inputs", "features", "is_computed",
-    "transcriber",
+    "SAMPLE_RATE_HZ", "UNUSED_OPTIONS", "clean_tensors", "example_inputs", "features", "is_computed",
+    "search_method", "transcriber",
 ]  # fmt: skip
 TASK = "asr"
 DEFAULT_DURATION_S = 10.0

@@ -32,7 +32,7 @@ def measure(
     dataset = first_utterances(read_utterances(config.data, audio_root=config.audio_root), config.limit)
     require_words(dataset, normalizer, config.limit)
     files = [utterance.audio for utterance in dataset.utterances]
-    method = getattr(family, "SEARCH_METHOD", "beam_search")
+    method = family.search_method(options["beam"]) if hasattr(family, "search_method") else "beam_search"
     decoding = {"method": method} | search | {"batch_size": config.batch_size}
     data = {"file": config.data.resolve().name, "sha256": dataset.sha256, "num_utterances": len(files), "split": None}
     normalizer_record = {"name": normalizer.name, "sha256": normalizer.sha256}
