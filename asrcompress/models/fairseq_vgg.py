@@ -11,14 +11,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.integers.tensor import same_grid
 from asrcompress.models.fairseq_adapter import INSTALL, import_fairseq, make_dictionary, quiet
 
 PACKAGES = ("examples", "fairseq.examples")
@@ -72,8 +76,8 @@ def _load(file: str, names: list[str]) -> ModuleType:
 def build_vgg(arguments: dict[str, Any], symbols: list[str], *, is_encoder: bool) -> nn.Module:
     """VGGTransformerModel, or VGGTransformerEncoderModel, with these arguments, which must be checked ones.
 
-    What `arguments` leaves out is the architecture's default. Weights are random. The weight norm of
-    the decoder's convolutions is folded: there is one `weight` instead of a direction and a length.
+    What `arguments` leaves out is the architecture's default. Weights are random. The decoder's
+    convolutions become `CausalConv`s without weight norm.
     """
     vgg = import_vggtransformer()
     namespace = argparse.Namespace(**arguments)
@@ -85,7 +89,42 @@ def build_vgg(arguments: dict[str, Any], symbols: list[str], *, is_encoder: bool
                 setattr(namespace, name, repr(value))
         model = vgg.VGGTransformerEncoderModel if is_encoder else vgg.VGGTransformerModel
         built: nn.Module = model.build_model(namespace, SimpleNamespace(target_dictionary=make_dictionary(symbols)))
-        for module in built.modules():
-            if hasattr(module, "weight_g"):
-                nn.utils.remove_weight_norm(module)
+        for name, module in list(built.named_modules()):
+            if isinstance(module, vgg.LinearizedConvolution):
+                built.set_submodule(name, _causal_conv()(module))
     return built.eval()
+
+
+@cache
+def _causal_conv() -> Any:
+    """The class CausalConv: Fairseq's decoder tells by a base class which of its layers take an incremental state."""
+    from fairseq.modules import LinearizedConvolution
+
+    class CausalConv(LinearizedConvolution):  # type: ignore[misc,unused-ignore]
+        """Fairseq's LinearizedConvolution around an ordinary Conv1d, which has an integer twin.
+
+        Weight (out, in, kernel) instead of (kernel, in, out). The cache holds the frames that the kernel reaches
+        back to, (batch, in, kernel - 1); Fairseq's beam search reorders it.
+        """
+
+        def __init__(self, module: Any) -> None:
+            nn.Module.__init__(self)
+            self.init_incremental_state()
+            self.conv = nn.Conv1d(module.in_channels, module.out_channels, module.kernel_size)
+
+        def forward(self, input: Tensor, incremental_state: Any = None) -> Tensor:
+            """(time, batch, in) -> (time, batch, out); one step with an incremental state: (batch, 1, in) -> (batch, 1, out)."""
+            reach = self.conv.kernel_size[0] - 1
+            if incremental_state is None:
+                out: Tensor = self.conv(F.pad(input.permute(1, 2, 0), (reach, 0)))
+                return out.permute(2, 0, 1)
+            frame = input.transpose(1, 2)
+            past = self._get_input_buffer(incremental_state)
+            window = F.pad(frame, (reach, 0)) if past is None else same_grid(torch.cat, [past, frame], 2)
+            self._set_input_buffer(incremental_state, window[:, :, 1:])
+            out = self.conv(window)
+            return out.transpose(1, 2)
+
+        __repr__ = nn.Module.__repr__
+
+    return CausalConv

@@ -50,12 +50,18 @@ def read_spec(family: str, checkpoint: Checkpoint, data_dir: Path | None = None)
 
 def check_vocabulary(checkpoint: Checkpoint, weight_name: str, symbols: list[str], folder: Path) -> None:
     """Raise when the weight that has a row for each output unit has more or fewer rows than the dictionary gives."""
-    rows = checkpoint.tensors.get(weight_name)
-    if rows is not None and rows.shape[0] != len(symbols) + SPECIAL_SYMBOLS:
+    num_units = count_units(checkpoint, weight_name)
+    if num_units not in (None, len(symbols) + SPECIAL_SYMBOLS):
         raise AsrCompressError(
-            f"{checkpoint.path}: has {rows.shape[0]} output units, the dictionary in {folder} gives "
+            f"{checkpoint.path}: has {num_units} output units, the dictionary in {folder} gives "
             f"{len(symbols) + SPECIAL_SYMBOLS}; give the folder of its own dictionary with --data-dir"
         )
+
+
+def count_units(checkpoint: Checkpoint, weight_name: str) -> int | None:
+    """Rows of the weight that has one for each output unit; None where the checkpoint lacks it."""
+    weight = checkpoint.tensors.get(weight_name)
+    return None if weight is None else sum(weight.shape[:1])
 
 
 def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec, is_computed: Callable[[str], bool]) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def clean_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, tensor in checkpoint.tensors.items():
         stem, _, kind = name.rpartition(".in_proj_")
-        if kind in ("weight", "bias") and tensor.shape[0] % 3 == 0:
+        if kind in ("weight", "bias") and tensor.dim() and tensor.shape[0] % 3 == 0:
             for part, short in zip(tensor.chunk(3), ("q_proj", "k_proj", "v_proj"), strict=True):
                 tensors[f"{stem}.{short}.{kind}"] = part.clone()
         else:

@@ -112,8 +112,6 @@ def _checked(name: str, value: Any) -> Any:
     if not isinstance(config, tuple) or not 1 <= len(config) <= MAX_LAYERS:
         raise ValueError(f"use 1 to {MAX_LAYERS} layers")
     layers = tuple(_layer(layer, LAYERS[name]) for layer in config)
-    if name == "conv_dec_config" and all(kernel_size == 1 for _, kernel_size, _ in layers):
-        raise ValueError("Fairseq decodes wrongly without a kernel of more than 1")
     return repr(layers)
 
 

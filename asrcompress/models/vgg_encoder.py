@@ -16,11 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.models import ModelSpec, ctc, fairseq_vgg, s2t, vgg
+from asrcompress.models.ctc_family import UNUSED_OPTIONS, search_method
+from asrcompress.models.text import guess_text_units
 from asrcompress.models.vgg_arguments import check_arguments
 
 if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
+__all__ = [
+    "DEFAULT_DURATION_S", "SAMPLE_RATE_HZ", "TASK", "UNUSED_OPTIONS", "build", "clean_tensors", "example_inputs",
+    "features", "is_computed", "read_spec", "recognises", "search_method", "transcriber",
+]  # fmt: skip
 FAMILY = "asr_vggtransformer_encoder"
 TASK, SAMPLE_RATE_HZ, DEFAULT_DURATION_S = s2t.TASK, s2t.SAMPLE_RATE_HZ, s2t.DEFAULT_DURATION_S
 features = s2t.features
@@ -36,12 +42,12 @@ def recognises(checkpoint: Checkpoint) -> bool:
 def read_spec(checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec:
     """Arguments from the checkpoint, vocabulary from its dict.txt, the blank from both."""
     symbols, folder = vgg.read_symbols(checkpoint, data_dir)
-    rows = checkpoint.tensors.get(OUTPUT)
-    if rows is not None and rows.shape[0] == len(symbols) + s2t.SPECIAL_SYMBOLS + 1 and BLANK_SYMBOL not in symbols:
+    one_more = s2t.count_units(checkpoint, OUTPUT) == len(symbols) + s2t.SPECIAL_SYMBOLS + 1
+    if one_more and BLANK_SYMBOL not in symbols:
         symbols.append(BLANK_SYMBOL)
     s2t.check_vocabulary(checkpoint, OUTPUT, symbols, folder)
     blank = symbols.index(BLANK_SYMBOL) + s2t.SPECIAL_SYMBOLS if BLANK_SYMBOL in symbols else ctc.BLANK
-    config = vgg.read_config(checkpoint, FAMILY) | {"text_units": ctc.text_units("", symbols), "blank": blank}
+    config = vgg.read_config(checkpoint, FAMILY) | {"text_units": guess_text_units(symbols), "blank": blank}
     return ModelSpec(FAMILY, config, symbols)
 
 
@@ -70,17 +76,11 @@ def example_inputs(
 
 
 def transcriber(
-    spec: ModelSpec,
-    module: nn.Module,
-    *,
-    beam: int = 5,
-    lenpen: float = 1.0,
-    max_len_a: float = 0.0,
-    max_len_b: int = 200,
+    spec: ModelSpec, module: nn.Module, *, beam: int = 5, **_: float
 ) -> Callable[[list[Tensor]], list[str]]:
-    """A function from a batch of features to texts: the best path for beam 1, else a search over prefixes.
+    """A function from a batch of features to texts: the best path with `beam` 1, else prefix beam search.
 
-    `lenpen`, `max_len_a` and `max_len_b` steer a decoder that writes token by token; CTC has none.
+    A length penalty and limits of length steer a decoder that writes unit by unit; CTC has none.
     """
     blank, symbols = spec.config["blank"], spec.vocabulary or []
 

@@ -1,11 +1,13 @@
 """Family asr_vggtransformer: VGG blocks and a transformer encoder, a convolutional transformer decoder, beam search.
 
 From Fairseq's examples/speech_recognition ("Transformers with convolutional context for ASR", arXiv
-1904.11660). The weight norms of the decoder's convolutions are folded when a checkpoint is read.
+1904.11660). The weight norms of the decoder's convolutions are folded when a checkpoint is read, and
+their weights turned as torch's convolutions have them.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 FAMILY = "asr_vggtransformer"
 TASK, SAMPLE_RATE_HZ, DEFAULT_DURATION_S = s2t.TASK, s2t.SAMPLE_RATE_HZ, s2t.DEFAULT_DURATION_S
+CONVOLUTION = re.compile(r"decoder\.conv_layers\.\d+")
 features, example_inputs, transcriber = s2t.features, s2t.example_inputs, s2t.transcriber
 
 
@@ -42,11 +45,21 @@ def is_computed(name: str) -> bool:
 
 
 def clean_tensors(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
-    """The model's own tensors, under the built module's names."""
-    return vgg.clean_tensors(checkpoint)
+    """The model's own tensors, under the built module's names.
+
+    Fairseq's convolutions over (time, batch, channels) have weights (kernel, in, out); here they are (out, in, kernel).
+    """
+    tensors = vgg.clean_tensors(checkpoint)
+    stems = [name.removesuffix(".weight") for name, tensor in tensors.items() if tensor.dim() == 3]
+    for stem in stems:
+        if CONVOLUTION.fullmatch(stem):
+            tensors[f"{stem}.conv.weight"] = tensors.pop(f"{stem}.weight").permute(2, 1, 0).contiguous()
+            if f"{stem}.bias" in tensors:
+                tensors[f"{stem}.conv.bias"] = tensors.pop(f"{stem}.bias")
+    return tensors
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """Fairseq's model without weight norm, in eval mode, weights not loaded."""
+    """Fairseq's model with convolutions of torch, in eval mode, weights not loaded."""
     arguments = check_arguments("the model's configuration", spec.config["arguments"], FAMILY)
     return fairseq_vgg.build_vgg(arguments, spec.vocabulary or [], is_encoder=False)

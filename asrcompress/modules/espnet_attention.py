@@ -92,12 +92,12 @@ class _QueryBias(nn.Module):
         self.bias = as_bias(bias)
         self.grid = Grid.of_range(float(bias.min()), float(bias.max()), 16)
         codes = enter_integers(bias.detach().float(), self.grid.scale, 0, 16)
-        self.register_buffer("codes", codes.unsqueeze(1), persistent=False)
+        self.register_buffer("entries", codes.unsqueeze(1), persistent=False)
 
     def forward(self, q: Tensor) -> Tensor:
         """q (batch, heads, time, head_dim) -> the same, biased."""
         if isinstance(q, GridTensor):
-            return q + grid_tensor(self.codes, self.grid, q.sites)  # type: ignore[arg-type]
+            return q + grid_tensor(self.entries, self.grid, q.sites)  # type: ignore[arg-type]
         return q + self.bias.unsqueeze(1)  # type: ignore[union-attr]
 
 
