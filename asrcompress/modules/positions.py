@@ -23,13 +23,13 @@ UNIT_GRID = Grid(2.0**-15, 0, 16)  # for numbers from -1 to 1
 class _Table(nn.Module):
     sites: Sites | None = None
     table: Tensor
-    codes: Tensor
+    entries: Tensor
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
         self.register_buffer("table", table.detach().float(), persistent=False)
         self.register_buffer(
-            "codes", enter_integers(table.detach().float(), UNIT_GRID.scale, 0, 16).clamp_min(-32767), persistent=False
+            "entries", enter_integers(table.detach().float(), UNIT_GRID.scale, 0, 16).clamp_min(-32767), persistent=False
         )
 
     def rows(self, index: Any) -> Tensor:
@@ -38,7 +38,7 @@ class _Table(nn.Module):
             return self.table[index]
         if self.sites.record is not None:
             return observed(self.table[index], self.sites)
-        return grid_tensor(self.codes[index], UNIT_GRID, self.sites)
+        return grid_tensor(self.entries[index], UNIT_GRID, self.sites)
 
     def require(self, length: int, longest: int) -> None:
         """Raise when an input needs more positions than there are."""
