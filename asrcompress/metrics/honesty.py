@@ -42,7 +42,7 @@ class Holder:
     @property
     def num_bits(self) -> int:
         """Bits of its weights; the widest where they differ."""
-        return max(int(getattr(weight, "num_bits", 8)) for weight in self.weights.values())
+        return max(_claimed_bits(weight) for weight in self.weights.values())
 
 
 def holders(model: nn.Module) -> list[Holder]:
@@ -59,6 +59,10 @@ def holders(model: nn.Module) -> list[Holder]:
             found.append(Holder(name, type(module).__name__, weights))
     inner = {weight for holder in found for weight in holder.weights if weight != holder.name}
     return [holder for holder in found if holder.name not in inner]
+
+
+def _claimed_bits(weight: nn.Module) -> int:
+    return int(weight.num_bits)  # type: ignore[arg-type]
 
 
 def _packed_children(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -110,7 +114,7 @@ def codes_out_of_range(packed: list[Holder]) -> Iterator[str]:
     """Packed weights whose codes do not fit the bits that they claim."""
     for name, weight in {name: weight for holder in packed for name, weight in holder.weights.items()}.items():
         codes: Tensor = weight._buffers["codes"]  # type: ignore[assignment]
-        num_bits = int(getattr(weight, "num_bits", 8))
+        num_bits = _claimed_bits(weight)
         low, high = code_range(num_bits, symmetric=weight._buffers.get("zero_point") is None)
         if codes.numel() and (int(codes.min()) < low or int(codes.max()) > high):
             yield (

@@ -201,9 +201,9 @@ def is_float(dtype: torch.dtype) -> bool:
 
 
 def codes_pointer(module: nn.Module) -> int:
-    """The storage of a module's packed codes; 0 where it has none."""
+    """The storage of a packed weight's codes; 0 where a module is none: one has `codes`, and `num_bits` that it claims."""
     codes = module._buffers.get("codes")
-    return _pointer(codes) if codes is not None else 0
+    return _pointer(codes) if codes is not None and hasattr(module, "num_bits") else 0
 
 
 def _why_float(func: Any, arguments: tuple[Any, Any], inputs: list[Tensor], outputs: list[Tensor]) -> str:

@@ -18,7 +18,7 @@ from asrcompress.modules.linear import IntegerLinear
 from asrcompress.ops.analyze import AnalyzeConfig, analyze
 from asrcompress.ops.audit import audit_artifact, shortfall
 from asrcompress.ops.load import build_model, open_source
-from asrcompress.ops.quantize import QuantizeConfig, quantize
+from asrcompress.ops.quantize import Calibrate, QuantizeConfig, quantize
 
 
 def honesty(path: Path) -> dict:
@@ -196,3 +196,55 @@ def test_a_shortfall_names_its_first_reasons(computed: Path) -> None:
     line = shortfall(found, "integer-only")
     assert line is not None and line.startswith("level integer-only is required, computed is reached: encoder.")
     assert "\n" not in line and json.dumps(line)
+
+
+@pytest.fixture(scope="module")
+def integer_only(tiny_s2t: Path, tiny_speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("audit") / "i.safetensors"
+    quantize(tiny_s2t, path, QuantizeConfig(level="integer-only"), calibrate=Calibrate(tiny_speech))
+    return path
+
+
+def test_an_integer_only_model_has_no_float_left_while_decoding_either(integer_only: Path) -> None:
+    found = honesty(integer_only)
+    assert (found["claimed"], found["reached"]) == ("integer-only", "integer-only")
+    assert found["violations"] == [] and found["float_ops"] == [] and found["prevents"] == {}
+    assert {(crossing["run"], crossing["op"].partition(".")[2]) for crossing in found["crossings"]} == {
+        (run, op) for run in ("forward", "decoding") for op in ("enter_integers", "leave_integers")
+    }
+
+
+@pytest.mark.parametrize("where", ["encoder.transformer_layers.0.fc1", "decoder.layers.1.fc2"])
+def test_one_float_operation_in_one_module_costs_the_level(integer_only: Path, where: str) -> None:
+    source = open_source(integer_only)
+    loaded = build_model(source)
+    forward = loaded.module.get_submodule(where).forward
+
+    def floating(*args: object) -> object:
+        torch.zeros(3, dtype=torch.int8).float()
+        return forward(*args)
+
+    loaded.module.get_submodule(where).forward = floating  # type: ignore[method-assign]
+    found = audit_artifact(source, loaded)
+    assert found["reached"] == "computed"
+    assert [(entry["module"], entry["op"]) for entry in found["float_ops"]] == [(where, "aten._to_copy")]
+
+
+def test_a_float_that_only_decoding_uses_is_found(integer_only: Path) -> None:
+    source = open_source(integer_only)
+    loaded = build_model(source)
+    attention = loaded.module.decoder.layers[0].self_attn
+    forward = attention.forward
+
+    def floating(*args: object, **kwargs: object) -> object:
+        if kwargs.get("incremental_state") is not None:
+            torch.zeros(3, dtype=torch.int8).float()
+        return forward(*args, **kwargs)
+
+    attention.forward = floating
+    found = audit_artifact(source, loaded)
+    assert found["reached"] == "computed"
+    assert [(entry["run"], entry["module"]) for entry in found["float_ops"]] == [
+        ("decoding", "decoder.layers.0.self_attn")
+    ]
+    assert any(line.startswith("while decoding: decoder.layers.0.self_attn") for line in found["violations"])
