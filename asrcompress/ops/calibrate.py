@@ -93,7 +93,8 @@ def weight_statistics(
 ) -> dict[str, InputStatistics]:
     """What each weight is multiplied by while `run` runs the float `model`, which is swapped in place.
 
-    A weight that is looked up and never multiplied gets InputStatistics.unknown.
+    A weight that is looked up and not multiplied, or that the run never reaches (a head for training alone), gets
+    InputStatistics.unknown.
     """
     found: dict[str, InputStatistics] = {}
     weights: dict[str, FloatWeight] = {}
@@ -112,8 +113,7 @@ def weight_statistics(
     for name, weight in weights.items():
         weight.observer = watch(name)
     run(swap(model, weights).eval(), progress)
-    looked_up = {site.name for site in sites if site.kind == "embedding"}
-    for name in looked_up & weights.keys() - found.keys():
+    for name in weights.keys() - found.keys():
         found[name] = InputStatistics.unknown(weights[name].matrix().shape[1])
     return found
 
