@@ -162,7 +162,10 @@ class EnteringConstant(nn.Module):
     [
         (
             Reentering(),
-            ["the floats that left are used again, by asrcompress.enter_integers", "enters again what left"],
+            [
+                "the floats that left are used again, by asrcompress.enter_integers",
+                "enters again what left the integers before",
+            ],
         ),
         (EnteringConstant(), ["its float input is none of the model's own inputs"]),
     ],
