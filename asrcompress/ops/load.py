@@ -21,7 +21,8 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.files import sha256_file
 from asrcompress.integers.sites import Sites
 from asrcompress.models import ModelSpec, get_family, recognise
-from asrcompress.modules.swap import find_weights, make_static, swap
+from asrcompress.modules.swap import find_weights
+from asrcompress.ops.compress import make_integer
 from asrcompress.ops.recipe import recorded_rules
 from asrcompress.sidecar import describe_environment
 
@@ -121,17 +122,15 @@ def build_model(source: Source, *, device: str = "cpu", observe: Sites | None = 
 def _make_integer(module: nn.Module, content: ArtifactContent, device: str, observe: Sites | None) -> None:
     """Swap what is packed and, where the content has grids or is observed, all that level integer-only needs."""
     recipe, rules = content.recipe, recorded_rules(content.recipe)
-    is_static = bool(content.grids) or observe is not None
-    default = "none" if is_static else str(recipe.get("activations", "none"))
-
-    def activations(name: str) -> str:
-        levels = [rule.level for rule in rules if rule.level is not None and rule.fits(name)]
-        return default if not levels else {"computed": "int8", "integer-only": default}.get(levels[-1], "none")
-
-    swap(module, content.quantized, activations=activations)
-    if is_static:
-        sites = observe or Sites(grids=content.grids)
-        make_static(module.to(device), sites, keep=frozenset(recipe.get("islands", [])))
+    make_integer(
+        module,
+        content.quantized,
+        rules=rules,
+        activations=str(recipe.get("activations", "none")),
+        sites=observe or (Sites(grids=content.grids) if content.grids else None),
+        keep=recipe.get("islands", ()),
+        device=device,
+    )
 
 
 def load_model(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,18 @@ from torch import Tensor
 from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, sha256_file, write_json
-from asrcompress.grids import Granularity, QuantizedWeight
-from asrcompress.modules.swap import WeightSite, find_weights, swappable_modules
+from asrcompress.grids import QuantizedWeight
+from asrcompress.modules.swap import WeightSite, find_weights
 from asrcompress.ops.calibrate import CalibrationData, read_calibration, recording_sites, runner, weight_statistics
+from asrcompress.ops.compress import (
+    correct_biases,
+    islands,
+    pack_weight,
+    require_finite,
+    require_twins,
+    select,
+    wants_statistics,
+)
 from asrcompress.ops.load import (
     Source,
     build_float,
@@ -29,8 +38,7 @@ from asrcompress.ops.load import (
     require_model_file,
 )
 from asrcompress.ops.recipe import QuantizeConfig
-from asrcompress.quantizers import get_quantizer, needs_statistics
-from asrcompress.quantizers.bias_correction import bias_shift
+from asrcompress.quantizers import needs_statistics
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.sidecar import SUFFIXES, build, sidecar_path
 
@@ -112,33 +120,6 @@ def plan(
     return packed, [name for name in [*before, *source.tensors] if name not in chosen and name not in aliases]
 
 
-def select(sites: list[WeightSite], config: QuantizeConfig) -> list[WeightSite]:
-    """The untied weights that include and exclude leave. A glob that fits nothing is an error."""
-    for option, globs in (("--include", config.include), ("--exclude", config.exclude)):
-        for glob in globs:
-            if not any(fnmatchcase(site.name, glob) for site in sites):
-                raise AsrCompressError(
-                    f"{option} '{glob}' fits no weight; the first are {', '.join(site.name for site in sites[:3])}"
-                )
-    # A tied weight is left out when any of its names is.
-    excluded = {
-        site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.exclude)
-    }
-    included = {
-        site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.include)
-    }
-    excluded |= {site.tied_to or site.name for site in sites if config.level_of(site.name) == "float"}
-    for rule in config.rules:
-        if rule.activations is None and not any(rule.fits(site.name) for site in sites):
-            raise AsrCompressError(
-                f"rule '{rule.modules}' fits no module with weights; the first are {', '.join(site.module for site in sites[:3])}"
-            )
-    chosen = [site for site in sites if not site.tied_to and site.name in included - excluded]
-    if not chosen:
-        raise AsrCompressError("no weight is left to quantize; widen --include or narrow --exclude")
-    return chosen
-
-
 def quantize_source(
     source: Source,
     config: QuantizeConfig,
@@ -154,31 +135,35 @@ def quantize_source(
     sites = _sites(source)
     chosen = {site.name for site in select(sites, config)}
     first = [site.name for site in sites if not site.tied_to]
-    _require_twins(source, sites, chosen | before.keys(), config)
+    with torch.device("meta"):
+        module = build_float(source)
+    with _about(source.path):
+        require_twins(module, sites, config)
     tied = {site.name: site.tied_to for site in sites if site.tied_to}
     floating = tensors | {name: weight.dequantize() for name, weight in before.items()}
     floating |= {alias: floating[name] for alias, name in tied.items() if name in floating}
     run = runner(source.family, source.spec, data) if data else None
     statistics: dict[str, InputStatistics] = {}
-    if run and (config.bias_correction or any(needs_statistics(config.of_weight(name)[2]) for name in chosen)):
+    if run and wants_statistics(chosen, config):
         whole = build_model(replace(source, tensors=floating, content=None))
         statistics = weight_statistics(whole.module, sites, run, progress)
     quantized: dict[str, QuantizedWeight] = {}
     for name in first:
         if name in chosen:
             progress(len(quantized.keys() & chosen), len(chosen))
-            quantized[name] = _pack(source, name, floating.get(name), config, statistics.get(name))
+            with _about(source.path):
+                quantized[name] = _pack(source, name, floating.get(name), config, statistics.get(name))
         elif name in before:
             quantized[name] = before[name]
     progress(len(chosen), len(chosen))
     floats = {name: tensor for name, tensor in tensors.items() if name not in quantized and name not in tied}
     if config.bias_correction:
-        _correct_biases(floats, {name: floating[name] for name in chosen}, quantized, statistics)
-    _require_finite(source, floats)
+        correct_biases(floats, {name: floating[name] for name in chosen}, quantized, statistics)
+    with _about(source.path):
+        require_finite(floats)
     recipe = _recipe(source, config, is_whole=quantized.keys() >= set(first))
-    islands = _islands(sites, quantized, config) if config.is_static else []
-    if islands:
-        recipe["islands"], recipe["level"] = islands, "partial"
+    if config.is_static and (kept := islands(sites, quantized, config)):
+        recipe["islands"], recipe["level"] = kept, "partial"
     if data:
         recipe["calibration"] = data.describe()
     content = ArtifactContent(
@@ -234,71 +219,21 @@ def _read_data(source: Source, config: QuantizeConfig, calibrate: Calibrate | No
     )
 
 
-def _require_twins(source: Source, sites: list[WeightSite], packed: set[str], config: QuantizeConfig) -> None:
-    """At level computed and integer-only, whatever multiplies and has no integer twin is an error, never a silent float."""
-    if config.activations != "int8":
-        return
-    with torch.device("meta"):
-        module = build_float(source)
-    inside = tuple(f"{name}." for name, _, _ in swappable_modules(module))
-    for name, parameter in module.named_parameters():
-        owner = name.rpartition(".")[0]
-        if parameter.dim() < 2 or name in {site.name for site in sites} or f"{owner}.".startswith(inside):
-            continue
-        if any(fnmatchcase(name, glob) for glob in config.exclude):
-            continue
-        kind = type(module.get_submodule(owner)).__name__
-        raise AsrCompressError(
-            f"{source.path}: module '{owner}' ({kind}) has no integer twin, so level {config.level} is out of reach; --exclude '{name}' "
-            "leaves it in float, --level stored packs the rest"
-        )
-
-
-def _islands(sites: list[WeightSite], quantized: dict[str, QuantizedWeight], config: QuantizeConfig) -> list[str]:
-    """Modules that stay in float in a model of static grids, since an option or a rule says so."""
-    names: dict[str, None] = {}
-    for site in sites:
-        in_float = (site.tied_to or site.name) not in quantized or config.level_of(site.name) != "integer-only"
-        if in_float:
-            names[site.module] = None
-    return list(names)
-
-
-def _correct_biases(
-    floats: dict[str, Tensor],
-    weights: dict[str, Tensor],
-    quantized: dict[str, QuantizedWeight],
-    statistics: dict[str, InputStatistics],
-) -> None:
-    """Let the biases beside packed weights take up the mean error of rounding; a weight without a bias keeps its error."""
-    for name, weight in weights.items():
-        owner, _, kind = name.rpartition(".")
-        bias = f"{owner}.{kind.replace('weight', 'bias', 1)}"
-        if bias in floats and name in statistics:
-            floats[bias] = floats[bias] + bias_shift(weight, quantized[name], statistics[name])
-
-
 def _pack(
     source: Source, name: str, weight: Tensor | None, config: QuantizeConfig, statistics: InputStatistics | None
 ) -> QuantizedWeight:
     if weight is None:
-        raise AsrCompressError(f"{source.path}: {name} is missing; the file is not a whole {source.spec.family}")
-    num_bits, granularity, method = config.of_weight(name)
+        raise AsrCompressError(f"{name} is missing; the file is not a whole {source.spec.family}")
+    return pack_weight(name, weight, config, statistics)
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Errors say which file they are about."""
     try:
-        packed: QuantizedWeight = get_quantizer(method)(
-            weight, num_bits=num_bits, granularity=Granularity.parse(granularity), name=name, statistics=statistics
-        )
+        yield
     except AsrCompressError as error:
-        raise AsrCompressError(f"{source.path}: {error}") from error
-    return packed
-
-
-def _require_finite(source: Source, floats: dict[str, Tensor]) -> None:
-    for name, tensor in floats.items():
-        if not torch.isfinite(tensor).all():
-            raise AsrCompressError(
-                f"{source.path}: {name}: holds NaN or infinity; the checkpoint is broken, use an earlier one"
-            )
+        raise AsrCompressError(f"{path}: {error}") from error
 
 
 def _recipe(source: Source, config: QuantizeConfig, *, is_whole: bool) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""From a float module to packed weights and integer modules: what `quantize` (files) and `swap` (any torch module) share.
+
+Knows modules, options and how to run them on data; neither files nor families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.grids import Granularity, QuantizedWeight
+from asrcompress.integers.sites import Sites
+from asrcompress.modules.swap import WeightSite, make_static, swap, swappable_modules
+from asrcompress.ops.recipe import QuantizeConfig, Rule
+from asrcompress.quantizers import get_quantizer, needs_statistics
+from asrcompress.quantizers.bias_correction import bias_shift
+from asrcompress.quantizers.statistics import InputStatistics
+
+Progress = Callable[[int, int], None]
+
+
+def select(sites: Sequence[WeightSite], config: QuantizeConfig) -> list[WeightSite]:
+    """The untied weights that include and exclude leave. A glob that fits nothing is an error."""
+    for option, globs in (("--include", config.include), ("--exclude", config.exclude)):
+        for glob in globs:
+            if not any(fnmatchcase(site.name, glob) for site in sites):
+                raise AsrCompressError(
+                    f"{option} '{glob}' fits no weight; the first are {', '.join(site.name for site in sites[:3])}"
+                )
+    # A tied weight is left out when any of its names is.
+    excluded = {
+        site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.exclude)
+    }
+    included = {
+        site.tied_to or site.name for site in sites if any(fnmatchcase(site.name, glob) for glob in config.include)
+    }
+    excluded |= {site.tied_to or site.name for site in sites if config.level_of(site.name) == "float"}
+    for rule in config.rules:
+        if rule.activations is None and not any(rule.fits(site.name) for site in sites):
+            raise AsrCompressError(
+                f"rule '{rule.modules}' fits no module with weights; the first are {', '.join(site.module for site in sites[:3])}"
+            )
+    chosen = [site for site in sites if not site.tied_to and site.name in included - excluded]
+    if not chosen:
+        raise AsrCompressError("no weight is left to quantize; widen --include or narrow --exclude")
+    return chosen
+
+
+def require_twins(module: nn.Module, sites: Iterable[WeightSite], config: QuantizeConfig) -> None:
+    """At level computed and integer-only, whatever multiplies and has no integer twin is an error, never a silent float."""
+    if config.activations != "int8":
+        return
+    packable = {site.name for site in sites}
+    inside = tuple(f"{name}." if name else "" for name, _, _ in swappable_modules(module))
+    for name, parameter in module.named_parameters():
+        owner = name.rpartition(".")[0]
+        if parameter.dim() < 2 or name in packable or (inside and f"{owner}.".startswith(inside)):
+            continue
+        if any(fnmatchcase(name, glob) for glob in config.exclude):
+            continue
+        kind = type(module.get_submodule(owner)).__name__
+        raise AsrCompressError(
+            f"module '{owner}' ({kind}) has no integer twin, so level {config.level} is out of reach; --exclude '{name}' "
+            "leaves it in float, --level stored packs the rest"
+        )
+
+
+def wants_statistics(chosen: Iterable[str], config: QuantizeConfig) -> bool:
+    """Whether some weight is packed by looking at what it is multiplied by."""
+    return config.bias_correction or any(needs_statistics(config.of_weight(name)[2]) for name in chosen)
+
+
+def pack_weight(
+    name: str, weight: Tensor, config: QuantizeConfig, statistics: InputStatistics | None
+) -> QuantizedWeight:
+    """One weight, as the options and rules say for its name."""
+    num_bits, granularity, method = config.of_weight(name)
+    packed: QuantizedWeight = get_quantizer(method)(
+        weight, num_bits=num_bits, granularity=Granularity.parse(granularity), name=name, statistics=statistics
+    )
+    return packed
+
+
+def correct_biases(
+    floats: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
+    quantized: Mapping[str, QuantizedWeight],
+    statistics: Mapping[str, InputStatistics],
+) -> None:
+    """Let the biases beside packed weights take up the mean error of rounding; a weight without a bias keeps its error."""
+    for name, weight in weights.items():
+        owner, _, kind = name.rpartition(".")
+        kind = kind.replace("weight", "bias", 1)
+        bias = f"{owner}.{kind}" if owner else kind
+        if bias in floats and name in statistics:
+            floats[bias] = floats[bias] + bias_shift(weight, quantized[name], statistics[name])
+
+
+def require_finite(floats: Mapping[str, Tensor]) -> None:
+    """Raise where a tensor that stays in float is broken."""
+    for name, tensor in floats.items():
+        if not torch.isfinite(tensor).all():
+            raise AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")
+
+
+def islands(sites: Iterable[WeightSite], packed: Iterable[str], config: QuantizeConfig) -> list[str]:
+    """Modules that stay in float in a model of static grids, since an option or a rule says so."""
+    packed = set(packed)
+    names: dict[str, None] = {}
+    for site in sites:
+        if (site.tied_to or site.name) not in packed or config.level_of(site.name) != "integer-only":
+            names[site.module] = None
+    return list(names)
+
+
+def make_integer(
+    module: nn.Module,
+    quantized: Mapping[str, QuantizedWeight],
+    *,
+    rules: Sequence[Rule] = (),
+    activations: str = "none",
+    sites: Sites | None = None,
+    keep: Iterable[str] = (),
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """Swap, in place, what is packed and, with `sites`, all that level integer-only needs.
+
+    activations: none or int8, where no rule says otherwise. sites: with grids, or recording. keep: the islands. device: where
+    the constants of static grids are made.
+    """
+    default = activations if sites is None else "none"
+
+    def activations_of(name: str) -> str:
+        levels = [rule.level for rule in rules if rule.level is not None and rule.fits(name)]
+        return default if not levels else {"computed": "int8", "integer-only": default}.get(levels[-1], "none")
+
+    swap(module, quantized, activations=activations_of)
+    if sites is not None:
+        make_static(module if device is None else module.to(device), sites, keep=frozenset(keep))
+    return module
