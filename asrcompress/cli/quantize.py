@@ -164,12 +164,7 @@ def quantize(
 
 def _options(config: Path | None, **given: Any) -> dict[str, Any]:
     """The recipe's options under those of the command line, in QuantizeConfig's words."""
-    from asrcompress.ops.recipe import read_recipe, to_config
+    from asrcompress.ops.recipe import override, read_recipe, to_config
 
     options = read_recipe(config) if config else {}
-    options |= to_config({name: value for name, value in given.items() if value not in (None, [])})
-    if given["level"] is not None and given["activations"] is None:  # the command line goes first
-        options.pop("activations", None)
-    if given["activations"] is not None and given["level"] is None:
-        options.pop("level", None)
-    return options
+    return override(options, to_config({name: value for name, value in given.items() if value not in (None, [])}))

@@ -35,8 +35,8 @@ class IntegerNorm(nn.Module):
         if grid is None:
             return
         factor, offset = self.folded(grid_of)
-        multiplier, shift = fixed_points(factor / grid.scale, 30)
-        self.fixed = (multiplier, (offset / grid.scale * 2.0**shift).round().to(torch.int64), shift, grid)
+        multiplier, shift, offset = fixed_points(factor / grid.scale, 30, offset / grid.scale)
+        self.fixed = (multiplier, offset, shift, grid)
 
     def folded(self, grid_of: GridOf) -> tuple[Tensor, Tensor]:
         """float64 factor and offset a channel, so that out = factor * integer input + offset."""
@@ -91,7 +91,8 @@ class IntegerGroupNorm(IntegerNorm):
 
     def integers(self, x: GridTensor) -> Tensor:
         """Normalised numbers."""
-        grouped = x.payload.reshape(x.shape[0], self.float_norm.num_groups, -1)
+        groups = self.float_norm.num_groups
+        grouped = x.payload.reshape(x.shape[0], groups, x[0].numel() // groups if len(x) else 0)
         return normalise(grouped, x.grid, self.eps, (-1,)).reshape(x.shape)
 
 
@@ -101,11 +102,7 @@ class IntegerBatchNorm(IntegerNorm):
     def folded(self, grid_of: GridOf) -> tuple[Tensor, Tensor]:
         """Statistics, weight and bias in one factor and one offset."""
         grid = grid_of("x")
-        norm = self.float_norm
-        factor = 1 / (norm.running_var.double() + self.eps).sqrt()
-        factor = factor if norm.weight is None else norm.weight.detach().double() * factor
-        offset = -norm.running_mean.double() * factor
-        offset = offset if norm.bias is None else offset + norm.bias.detach().double()
+        factor, offset = batch_norm_affine(self.float_norm)
         return factor * (grid.scale if grid else 1.0), offset
 
     def prepared(self, x: Tensor) -> Tensor:
@@ -116,3 +113,11 @@ class IntegerBatchNorm(IntegerNorm):
         """Codes without zero point."""
         wide = x.payload.to(torch.int64)
         return wide - x.grid.zero_point if x.grid.zero_point else wide
+
+
+def batch_norm_affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """(factor, offset) a channel, float64: what a BatchNorm is after training, its statistics, weight and bias in one."""
+    factor = 1 / (norm.running_var.double() + norm.eps).sqrt()
+    factor = factor if norm.weight is None else norm.weight.detach().double() * factor
+    offset = -norm.running_mean.double() * factor
+    return factor, offset if norm.bias is None else offset + norm.bias.detach().double()

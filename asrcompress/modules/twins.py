@@ -176,13 +176,18 @@ TWINS = {
 }
 
 
+BATCH_NORMS = (
+    "torch.nn.modules.batchnorm._BatchNorm",
+    "torch.nn.modules.batchnorm.SyncBatchNorm",
+    "torchvision.ops.misc.FrozenBatchNorm2d",
+)
 # Modules that hold nothing to pack, and compute in float: swapped at level integer-only alone.
 STATIC_TWINS: dict[str, Callable[[Any], nn.Module]] = {
     "torch.nn.modules.normalization.LayerNorm": IntegerLayerNorm,
     "fairseq.modules.layer_norm.Fp32LayerNorm": IntegerLayerNorm,
     "torch.nn.modules.normalization.GroupNorm": IntegerGroupNorm,
     "fairseq.modules.fp32_group_norm.Fp32GroupNorm": IntegerGroupNorm,
-    "torch.nn.modules.batchnorm._BatchNorm": IntegerBatchNorm,
+    **dict.fromkeys(BATCH_NORMS, IntegerBatchNorm),
     "fairseq.modules.sinusoidal_positional_embedding.SinusoidalPositionalEmbedding": IntegerSinusoids,
     "fairseq.modules.positional_encoding.RelPositionalEncoding": IntegerRelativePositions,
     "fairseq.modules.rotary_positional_embedding.RotaryPositionalEmbedding": IntegerRotary,
@@ -191,15 +196,16 @@ STATIC_TWINS: dict[str, Callable[[Any], nn.Module]] = {
 
 def find_twin(module: nn.Module) -> Twin | None:
     """The twin of the class whose forward this module runs, or None."""
-    return TWINS.get(_forward_class(module))
+    return TWINS.get(forward_class(module))
 
 
 def find_static_twin(module: nn.Module) -> Callable[[Any], nn.Module] | None:
     """What replaces a module without weights at level integer-only, or None."""
-    return STATIC_TWINS.get(_forward_class(module))
+    return STATIC_TWINS.get(forward_class(module))
 
 
-def _forward_class(module: nn.Module) -> str:
+def forward_class(module: nn.Module) -> str:
+    """The qualified name of the class whose forward a module runs."""
     for cls in type(module).__mro__:
         if "forward" in vars(cls):
             return f"{cls.__module__}.{cls.__qualname__}"

@@ -172,34 +172,58 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise AsrCompressError(f"{path}: the recipe could not be read: {error.strerror}") from error
     except ValueError as error:
         raise AsrCompressError(f"{path}: is not TOML ({error}); see samples/recipes") from error
-    rules = recipe.pop("rules", [])
-    for key, value in recipe.items():
+    options = read_options(recipe, path)
+    try:
+        QuantizeConfig(**options)
+    except AsrCompressError as error:
+        raise AsrCompressError(f"{path}: {error}") from error
+    return options
+
+
+def read_options(given: dict[str, Any], where: Path | str) -> dict[str, Any]:
+    """Options as a recipe has them, checked, in QuantizeConfig's words. Rules are tables or Rules.
+
+    Raises:
+        AsrCompressError: an option that there is not, or a value of another type; `where` begins the line.
+    """
+    options = dict(given)
+    rules = options.pop("rules", ())
+    for key, value in options.items():
         if key not in OPTION_TYPES:
-            raise AsrCompressError(
-                f"{path}: '{key}' is not an option of a recipe; use {', '.join((*OPTION_TYPES, 'rules'))}"
-            )
-        _check_type(path, key, value, OPTION_TYPES[key])
-    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        raise AsrCompressError(f"{path}: 'rules' must be tables, each under a line [[rules]]")
-    return to_config(recipe) | ({"rules": tuple(_read_rule(path, rule) for rule in rules)} if rules else {})
+            raise AsrCompressError(f"{where}: '{key}' is not an option; use {', '.join((*OPTION_TYPES, 'rules'))}")
+        _check_type(where, key, value, OPTION_TYPES[key])
+    if not isinstance(rules, list | tuple) or not all(isinstance(rule, dict | Rule) for rule in rules):
+        raise AsrCompressError(f"{where}: 'rules' must be tables, each under a line [[rules]]")
+    read = tuple(rule if isinstance(rule, Rule) else _read_rule(where, rule) for rule in rules)
+    return to_config(options) | ({"rules": read} if "rules" in given else {})
 
 
-def _read_rule(path: Path, rule: dict[str, Any]) -> Rule:
+def override(options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options under those `given`, in QuantizeConfig's words. Level and activations say the same: a new one drops the other."""
+    options = dict(options)
+    for one, other in (("level", "activations"), ("activations", "level")):
+        if one in given and other not in given:
+            options.pop(other, None)
+    return options | given
+
+
+def _read_rule(where: Path | str, rule: dict[str, Any]) -> Rule:
     for key, value in rule.items():
         if key not in RULE_KEYS:
-            raise AsrCompressError(f"{path}: '{key}' is not an option of a rule; use {', '.join(RULE_KEYS)}")
-        _check_type(path, key, value, int if key == "bits" else str)
+            raise AsrCompressError(f"{where}: '{key}' is not an option of a rule; use {', '.join(RULE_KEYS)}")
+        _check_type(where, key, value, int if key == "bits" else str)
     if "modules" not in rule:
-        raise AsrCompressError(f"{path}: a rule has no 'modules'; give a glob such as modules = 'decoder.*'")
+        raise AsrCompressError(f"{where}: a rule has no 'modules'; give a glob such as modules = 'decoder.*'")
     try:
         return Rule(**rule)
     except AsrCompressError as error:
-        raise AsrCompressError(f"{path}: {error}") from error
+        raise AsrCompressError(f"{where}: {error}") from error
 
 
-def _check_type(path: Path, key: str, value: Any, wanted: type) -> None:
+def _check_type(where: Path | str, key: str, value: Any, wanted: type) -> None:
+    value = list(value) if isinstance(value, tuple) else value
     if type(value) is not wanted or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
-        raise AsrCompressError(f"{path}: '{key}' must be {'a list of strings' if wanted is list else wanted.__name__}")
+        raise AsrCompressError(f"{where}: '{key}' must be {'a list of strings' if wanted is list else wanted.__name__}")
 
 
 def to_config(options: dict[str, Any]) -> dict[str, Any]:
