@@ -88,16 +88,20 @@ def _weight_of(record: OpRecord, holder: Holder | None) -> str:
 def _activation_for(
     tensor: Stored, activations: Mapping[str, str], by_holder: Mapping[str, Holder], shared: Mapping[int, str]
 ) -> str:
-    """The activation that a stored tensor meets: that of the innermost module around its name."""
+    """What multiplies with a stored tensor: what the innermost module around its name multiplies, if it is a weight.
+
+    A float tensor in a module whose products are of integers is none (a table that is added, say).
+    """
     if not tensor.is_matrix:
         return "none"
     module = tensor.name.rpartition(".")[0]
     while module and module not in by_holder and module not in activations:
         module = module.rpartition(".")[0]
     if module in by_holder:
-        found = [shared[id(weight)] for weight in by_holder[module].weights.values()]
-        return max(found, key=_bits) or "none"
-    return activations.get(module, "none") or "none"
+        found = max((shared[id(weight)] for weight in by_holder[module].weights.values()), key=_bits)
+    else:
+        found = activations.get(module, "")
+    return "none" if not found or ("float" in tensor.dtype and "float" not in found) else found
 
 
 def _bits(dtype: str) -> int:
