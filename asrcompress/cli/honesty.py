@@ -14,6 +14,7 @@ def honesty_lines(honesty: dict[str, Any]) -> list[str]:
     """The honesty block of a sidecar as lines of text."""
     claim = f"claims level {honesty['claimed']}, " if honesty["claimed"] else "claims no level, "
     lines = [f"honesty: {claim}reaches {honesty['reached']}", *aligned(_coverage(honesty["coverage"]))]
+    lines += _codes(honesty["codes"])
     lines += _some([f"VIOLATION: {line}" for line in honesty["violations"]])
     lines += [f"packed but used by no forward pass, the float model's included: {name}" for name in honesty["unused"]]
     above = NEXT.get(honesty["reached"])
@@ -42,6 +43,20 @@ def _coverage(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             cells += [f"{row[key]:,}", "" if share is None else f"{share:.2%}"]
         table.append(tuple(cells))
     return table
+
+
+def _codes(codes: list[dict[str, Any]]) -> list[str]:
+    """Packed weights by their bits: how many, how many distinct codes their channels have, what they really take."""
+    lines = []
+    for num_bits in sorted({row["num_bits"] for row in codes}):
+        rows = [row for row in codes if row["num_bits"] == num_bits]
+        least, most = min(row["distinct_min"] for row in rows), max(row["distinct_max"] for row in rows)
+        patterns = sorted({row["pattern"] for row in rows if row["pattern"]})
+        widest = max(row["bits_per_weight"] for row in rows)
+        line = f"{len(rows)} weights of {num_bits} bits: {least} to {most} distinct codes per channel"
+        line += f", at most {widest:.2f} bits with scales"
+        lines.append(line + (f", patterns {', '.join(patterns)}" if patterns else ""))
+    return lines
 
 
 def _floats(float_ops: list[dict[str, Any]]) -> list[str]:

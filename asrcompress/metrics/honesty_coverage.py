@@ -64,7 +64,7 @@ def coverage(tensors: Iterable[Stored], trace: Trace, packed: list[Holder], *, s
         activation = _activation_for(tensor, activations, by_holder, shared)
         add(tensor.dtype, activation, num_params=tensor.num_params, size_bytes=tensor.size_bytes)
     rest = size_bytes - sum(row["size_bytes"] for row in rows.values())
-    if rest:
+    if rest > 0:  # header and names; a file may hold fewer bytes than its tensors have when they are shared
         add("none", "none", size_bytes=rest)
     totals = {key: sum(row[key] for row in rows.values()) for key in ("num_params", "size_bytes", "macs")}
     ordered = sorted(rows.items(), key=lambda item: (-item[1]["macs"], -item[1]["size_bytes"]))

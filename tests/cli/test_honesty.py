@@ -15,6 +15,7 @@ def test_require_level_is_a_gate(run: Run, tiny_kws: Path, tmp_path: Path) -> No
     passed = run("analyze", model, "--require-level", "computed")
     assert passed.returncode == 0 and passed.stdout == f"{model}\n"
     assert "honesty: claims level computed, reaches computed" in passed.stderr
+    assert "weights of 8 bits: " in passed.stderr and " distinct codes per channel, at most " in passed.stderr
     failed = run("analyze", model, "--require-level", "integer-only", "--force")
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
