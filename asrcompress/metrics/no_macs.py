@@ -31,8 +31,8 @@ _MOVING = """
     reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
     resize_ resize_as_ roll rot90 scatter scatter_ select_scatter set_ slice_scatter split_copy
     split_with_sizes_copy squeeze_ stack t_ take to_padded_tensor transpose_ tril tril_ triu triu_ unbind_copy
-    unfold_copy unsafe_split unsafe_split_with_sizes unsqueeze_ upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d view_copy zero zero_
+    unfold_copy unsafe_split unsafe_split_with_sizes unsqueeze_ upsample_bilinear2d upsample_linear1d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_trilinear3d view_copy zero zero_
 """
 # sums, norms and products along a dimension included: they add or multiply, they do not do both
 _REDUCING = """
