@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec, s2t_conformer
 from asrcompress.models.s2t_arguments import check_arguments
+from asrcompress.ops.analyze import AnalyzeConfig, analyze
 from asrcompress.ops.load import load_model
-from asrcompress.ops.quantize import QuantizeConfig, quantize
+from asrcompress.ops.quantize import Calibrate, quantize
+from asrcompress.ops.recipe import QuantizeConfig
 from tests.fixtures.fairseq_files import PIECES, argmax_tokens, changed, load_with_fairseq
 
 KINDS = ["tiny_s2t_conformer", "tiny_s2t_conformer_rope", "tiny_s2t_conformer_abs", "tiny_s2t_conformer_fairseq"]
@@ -80,6 +83,20 @@ def test_batch_statistics_are_stored_and_their_counter_is_not(tiny_s2t_conformer
         assert whole[name].std() > 0.01  # as after training: not all 0 or 1
         torch.testing.assert_close(stored.module.state_dict()[name], whole[name], rtol=1e-3, atol=1e-6)  # as float16
     assert not any("num_batches_tracked" in name for name in stored.source.tensors)
+
+
+def test_every_kind_reaches_integer_only(checkpoint: Path, tiny_speech: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "q.safetensors"
+    quantize(checkpoint, packed, QuantizeConfig(level="integer-only"), calibrate=Calibrate(tiny_speech))
+    _, record = analyze(packed, AnalyzeConfig(duration_s=0.5))
+    assert record["honesty"]["reached"] == "integer-only", record["honesty"]["prevents"]
+    loaded = [load_model(path) for path in (packed, checkpoint)]
+    audio, _ = soundfile.read(tiny_speech.parent / "3.flac", dtype="float32")  # like what it was calibrated with
+    features = loaded[0].source.family.features(loaded[0].source.spec, audio)
+    inputs = (features[None], torch.tensor([len(features)]), torch.tensor([[2, 5, 6, 7]]))
+    with torch.inference_mode():
+        found, expected = (model.module(*inputs)[0] for model in loaded)
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 def test_rotary_frequencies_are_computed(tiny_s2t_conformer_rope: Path) -> None:

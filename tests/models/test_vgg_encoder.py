@@ -12,7 +12,8 @@ from asrcompress.models import vgg_encoder
 from asrcompress.ops.eval_config import EvalConfig
 from asrcompress.ops.evaluate import evaluate
 from asrcompress.ops.load import open_source
-from asrcompress.ops.quantize import QuantizeConfig, quantize
+from asrcompress.ops.quantize import Calibrate, quantize
+from asrcompress.ops.recipe import QuantizeConfig
 from tests.fixtures.fairseq_files import PIECES
 from tests.fixtures.vgg import make_vgg
 
@@ -58,7 +59,16 @@ def test_a_trained_model_is_understood(trained_vgg_encoder: Path, tone_speech: P
         _, record = evaluate(trained_vgg_encoder, config, output=tmp_path / f"{beam}.json")
         assert record["metrics"]["num_scored"] == 40
         assert record["metrics"]["wer"] <= 0.03
+
+
+@pytest.mark.parametrize("level", ["stored", "computed", "integer-only"])
+def test_a_trained_model_is_understood_on_integers(
+    trained_vgg_encoder: Path, tone_speech: Path, tmp_path: Path, level: str
+) -> None:
     packed = tmp_path / "q.safetensors"
-    quantize(trained_vgg_encoder, packed, QuantizeConfig(activations="int8"))
+    calibrate = Calibrate(tone_speech) if level == "integer-only" else None
+    quantize(
+        trained_vgg_encoder, packed, QuantizeConfig(num_bits=4, level=level, calibration_limit=8), calibrate=calibrate
+    )
     _, record = evaluate(packed, EvalConfig(data=tone_speech, beam=1))
-    assert record["metrics"]["wer"] <= 0.05
+    assert record["metrics"]["wer"] <= 0.03
