@@ -47,7 +47,9 @@ def quantize(
     ] = None,
     calibrate: Annotated[
         Optional[Path],
-        typer.Option(help="Speech to calibrate with, as --data of eval; not the test set.", show_default=False),
+        typer.Option(
+            help="Speech to calibrate with: what eval takes as data, but not the test set.", show_default=False
+        ),
     ] = None,
     calibration_method: Annotated[
         Optional[str],
@@ -60,7 +62,7 @@ def quantize(
         Optional[int], typer.Option(help="Utterances to calibrate with. [default: 64]", show_default=False)
     ] = None,
     calibration_split: Annotated[
-        Optional[str], typer.Option(help="Of a keyword set. [default: train]", show_default=False)
+        Optional[str], typer.Option(help="Of a keyword set. [default: train, else val]", show_default=False)
     ] = None,
     audio_root: Annotated[
         Optional[Path],

@@ -111,5 +111,7 @@ def _attend_static(
         scores = scores.masked_fill(added, LOWEST)
     if padding is not None:
         scores = scores.masked_fill(padding.bool()[:, None, None, :], LOWEST)
-    codes = softmax_sum(scores.flatten(0, 1), grid.scale, v.payload.flatten(0, 1), v.grid.scale, out_grid)
+    num_bits = sites.operand_bits(sites.next_site("softmax"))
+    values = v.payload.flatten(0, 1)
+    codes = softmax_sum(scores.flatten(0, 1), grid.scale, values, v.grid.scale, out_grid, num_bits)
     return grid_tensor(codes.view(*q.shape[:3], -1), out_grid, sites)

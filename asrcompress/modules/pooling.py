@@ -29,7 +29,8 @@ class IntegerAdditiveAttention(nn.Module):
         if isinstance(energies, GridTensor) and isinstance(values, GridTensor):
             grid = energies.sites.grid(energies.sites.next_site("attended"))
             scores = energies.payload.to(torch.int64).transpose(1, 2)
-            codes = softmax_sum(scores, energies.grid.scale, values.payload, values.grid.scale, grid)
+            num_bits = energies.sites.operand_bits(energies.sites.next_site("softmax"))
+            codes = softmax_sum(scores, energies.grid.scale, values.payload, values.grid.scale, grid, num_bits)
             return grid_tensor(codes.squeeze(1), grid, energies.sites)
         return passed(frames, self._weighted_sum(as_float(energies), as_float(frames)), "attended")
 

@@ -15,7 +15,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.integers.sites import Sites
 from asrcompress.modules.swap import WeightSite, make_static, swap, swappable_modules
-from asrcompress.ops.recipe import QuantizeConfig, Rule
+from asrcompress.ops.recipe import QuantizeConfig, Rule, bits_of_site
 from asrcompress.quantizers import get_quantizer, needs_statistics
 from asrcompress.quantizers.bias_correction import bias_shift
 from asrcompress.quantizers.statistics import InputStatistics
@@ -140,5 +140,6 @@ def make_integer(
 
     swap(module, quantized, activations=activations_of)
     if sites is not None:
+        sites.operand_bits = lambda site: bits_of_site(rules, site, 8)
         make_static(module if device is None else module.to(device), sites, keep=frozenset(keep))
     return module

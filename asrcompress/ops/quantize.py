@@ -17,6 +17,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, sha256_file, write_json
 from asrcompress.grids import QuantizedWeight
 from asrcompress.modules.swap import WeightSite, find_weights
+from asrcompress.ops.audit import audit_artifact
 from asrcompress.ops.calibrate import CalibrationData, read_calibration, recording_sites, runner, weight_statistics
 from asrcompress.ops.compress import (
     correct_biases,
@@ -286,4 +287,5 @@ def _record(output: Path, parent: dict[str, Any], content: ArtifactContent) -> d
         recipe=content.recipe | ({"picked": dict(sorted(picked.items()))} if picked else {}),
         parent=parent,
         ledger=ledger,
+        honesty=audit_artifact(written, build_model(written)),
     )

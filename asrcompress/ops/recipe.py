@@ -7,6 +7,7 @@ weights and sites. Reading and checking is here, doing is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -126,8 +127,7 @@ class QuantizeConfig:
 
     def bits_of_site(self, site: str, *, is_operand: bool) -> int:
         """Bits of an activation grid; an operand of a product has 8 at most."""
-        fitting = [rule.activations for rule in self.rules if rule.activations is not None and rule.fits(site)]
-        bits = ACTIVATION_BITS[fitting[-1]] if fitting else (8 if is_operand else self.intermediate_bits)
+        bits = bits_of_site(self.rules, site, 8 if is_operand else self.intermediate_bits)
         return min(bits, 8) if is_operand else bits
 
     def to_json(self) -> dict[str, Any]:
@@ -143,6 +143,12 @@ class QuantizeConfig:
             del record["rules"]
         del record["calibration_limit"]
         return record
+
+
+def bits_of_site(rules: Sequence[Rule], site: str, default: int) -> int:
+    """Bits that the last fitting rule gives a site."""
+    fitting = [rule.activations for rule in rules if rule.activations is not None and rule.fits(site)]
+    return ACTIVATION_BITS[fitting[-1]] if fitting else default
 
 
 def _check_bits(what: str, bits: int | None) -> None:

@@ -119,14 +119,14 @@ def read_clip_files(
 
     Args:
         path: as for `read_keyword_clips`.
-        split: None: `train` where the set has several.
+        split: None: `train`, else `val`, where the set has several.
         audio_root: as for `read_keyword_clips`.
 
     Raises:
         AsrCompressError: no set is there, the split is not found, or audio files are missing.
     """
     path = Path(path)
-    found = _find(path, split, audio_root, default="train")
+    found = _find(path, split, audio_root, defaults=("train", "val"), option="--calibration-split")
     files = [audio for audio, _ in found.entries]
     require_audio_files(path, files, found.root)
     ids = [found.ids[index] for index in found.chosen]
@@ -146,7 +146,14 @@ class _Found:
     num_not_audio: int = 0
 
 
-def _find(path: Path, split: str | None, audio_root: str | Path | None, default: str | None = None) -> _Found:
+def _find(
+    path: Path,
+    split: str | None,
+    audio_root: str | Path | None,
+    *,
+    defaults: tuple[str, ...] = (),
+    option: str = "--split",
+) -> _Found:
     num_background_noise = num_not_audio = 0
     root = None
     if os.path.isdir(path):
@@ -163,9 +170,9 @@ def _find(path: Path, split: str | None, audio_root: str | Path | None, default:
         raise AsrCompressError(f"{path}: no such file or folder; give {_FORMS}")
     ids = list(ids_from_paths([audio for audio, _ in entries]))
     require_unique(path, ids)
-    if split is None and default in splits and len(set(splits)) > 1:
-        split = default
-    chosen = select(path, splits, split)
+    if split is None and len(set(splits)) > 1:
+        split = next((name for name in defaults if name in splits), None)
+    chosen = select(path, splits, split, option=option)
     return _Found([entries[index] for index in chosen], chosen, ids, root, num_background_noise, num_not_audio)
 
 
