@@ -118,13 +118,13 @@ class _Watch(TorchDispatchMode):
             self.inside.append(module)
 
     def _take(self, norm: nn.Module, args: Any, kwargs: Any) -> nn.Module | None:
-        """The product whose result, untouched, is what a BatchNorm is given."""
+        """The product whose result a BatchNorm is given; a view of it is a use elsewhere (see __torch_dispatch__)."""
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         product, result = self.results.get(_storage(inputs[0]), (None, None)) if len(inputs) == 1 else (None, None)
         if product is None or result is None or getattr(norm, "running_var", None) is None:
             return None
-        if inputs[0] is not result or (forward_class(product) == PRODUCTS[0] and result.dim() != 2):
-            return None
+        if forward_class(product) == PRODUCTS[0] and result.dim() != 2:
+            return None  # it normalises over time, not over features
         self.uses[product].norms.add(norm)
         return product
 
