@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -38,6 +39,19 @@ def analyze(
             show_default=False,
         ),
     ] = None,
+    reference: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="The float model: adds how close the logits are, in dB. With --reference-data.", show_default=False
+        ),
+    ] = None,
+    reference_data: Annotated[
+        Optional[Path],
+        typer.Option(help="Speech that both are run on: up to 16 utterances of this set.", show_default=False),
+    ] = None,
+    reference_split: Annotated[
+        Optional[str], typer.Option(help="Of a keyword set. [default: train, else val]", show_default=False)
+    ] = None,
     threads: Threads = 1,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
@@ -63,8 +77,9 @@ def analyze(
     if require_level is not None:
         check_level(require_level)
     config = AnalyzeConfig(
-        duration_s=duration_s, num_tokens=tokens, batch_size=batch_size, macs_convention=macs_convention
-    )
+        duration_s=duration_s, num_tokens=tokens, batch_size=batch_size, macs_convention=macs_convention, reference=reference,
+        reference_data=reference_data, reference_split=reference_split,
+    )  # fmt: skip
     set_threads(threads)
     if trust_checkpoint:
         warn_of_trust(path)
@@ -118,6 +133,12 @@ def _table(record: dict[str, Any]) -> list[str]:
         else f" as {record['macs_convention']} counts; true {metrics['true_macs']:,}"
     )
     lines.append(f"MACs for {count}: {metrics['macs']:,}{true}; thop says {metrics['thop_macs']:,} of the float model")
+    if record["reference"]:
+        found = record["reference"]
+        lines.append(
+            f"logits: signal-to-quantization-noise {found['sqnr_db']:.1f} dB against {found['file']}, on "
+            f"{found['data']['num_utterances']} utterances of {found['data']['file']}"
+        )
     lines.append("bytes: " + ", ".join(f"{kind} {format_bytes(size)}" for kind, size in _ledger(record).items()))
     return [*lines, "", *honesty_lines(record["honesty"])]
 

@@ -34,6 +34,7 @@ from asrcompress.ops.load import (
     open_source,
     require_model_file,
 )
+from asrcompress.ops.reference import compare_with_reference
 from asrcompress.sidecar import build, sidecar_path
 
 MACS_CONVENTIONS = ("true", *CONVENTIONS)
@@ -44,12 +45,15 @@ INTEGER_DTYPES = {"int8", "uint8", "int16", "int32"}
 
 @dataclass(frozen=True)
 class AnalyzeConfig:
-    """Options of `analyze`. duration_s and num_tokens None: the family's defaults."""
+    """Options of `analyze`. duration_s and num_tokens None: the family's defaults. reference: a model to compare logits with."""
 
     duration_s: float | None = None
     num_tokens: int | None = None
     batch_size: int = 1
     macs_convention: str = "true"
+    reference: Path | None = None
+    reference_data: Path | None = None
+    reference_split: str | None = None
 
     def __post_init__(self) -> None:
         if self.macs_convention not in MACS_CONVENTIONS:
@@ -58,6 +62,10 @@ class AnalyzeConfig:
             )
         if self.duration_s is not None and not 0 < self.duration_s <= 3600:
             raise AsrCompressError(f"--duration-s {self.duration_s}: give seconds above 0 and up to 3600")
+        if (self.reference is None) != (self.reference_data is None):
+            raise AsrCompressError(
+                "--reference and --reference-data go together: the float model, and speech to run both on"
+            )
         for option, value in (("--batch-size", self.batch_size), ("--tokens", self.num_tokens)):
             if value is not None and not 1 <= value <= MAX_COUNT:
                 raise AsrCompressError(f"{option} {value}: is out of range; use 1 to {MAX_COUNT}")
@@ -101,6 +109,16 @@ def analyze(
         # thop knows torch's own classes only: it is shown what the float model would cost.
         thop = {convention: thop_macs(float_module, inputs, convention=convention) for convention in CONVENTIONS}
     honesty = audit(source, loaded, trace, inputs)
+    reference = None
+    if config.reference is not None and config.reference_data is not None:
+        reference = compare_with_reference(
+            loaded,
+            config.reference,
+            config.reference_data,
+            split=config.reference_split,
+            data_dir=data_dir,
+            trust=trust,
+        )
     macs = count.total if config.macs_convention == "true" else thop[config.macs_convention]
     model = describe(source, count_params(source))
     layers = layer_rows(source, float_module, count)
@@ -116,6 +134,7 @@ def analyze(
         totals=totals(layers),
         level=level(source, count),
         honesty=honesty,
+        reference=reference,
         metrics={
             "size_bytes": model["size_bytes"],
             "model_size_bytes": model["model_size_bytes"],
@@ -125,6 +144,7 @@ def analyze(
             "true_macs": count.total,
             "thop_macs": thop["thop"],
             "thop_conv_bias_macs": thop["thop-conv-bias"],
+            "sqnr_db": reference["sqnr_db"] if reference else None,
         },
     )
     write_json(output, record, force=force)

@@ -41,7 +41,14 @@ class CalibrationData:
 
 
 def read_calibration(
-    family: Any, spec: Any, data: Path, limit: int, *, split: str | None = None, audio_root: Path | None = None
+    family: Any,
+    spec: Any,
+    data: Path,
+    limit: int,
+    *,
+    split: str | None = None,
+    audio_root: Path | None = None,
+    option: str = "--calibration-split",
 ) -> CalibrationData:
     """Features of `limit` utterances spread evenly over a set. References and labels are not used.
 
@@ -55,14 +62,14 @@ def read_calibration(
 
         if split is not None:
             raise AsrCompressError(
-                f"--calibration-split {split}: is for keyword sets; name a table of utterances with --calibrate"
+                f"{option} {split}: is for keyword sets; a table of utterances has none, so leave it out"
             )
         dataset = read_utterances(data, audio_root=audio_root)
         files, sha256 = [utterance.audio for utterance in dataset.utterances], dataset.sha256
     else:
         from asrcompress.speech.keyword_datasets import read_clip_files
 
-        files, sha256 = read_clip_files(data, split=split, audio_root=audio_root)
+        files, sha256 = read_clip_files(data, split=split, audio_root=audio_root, option=option)
     chosen = [files[index * len(files) // min(limit, len(files))] for index in range(min(limit, len(files)))]
     features = (family.features(spec, read_audio(file, sample_rate_hz=family.SAMPLE_RATE_HZ)) for file in chosen)
     heard = tuple(frames for frames in features if len(frames))

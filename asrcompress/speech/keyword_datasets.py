@@ -113,7 +113,11 @@ def read_keyword_clips(
 
 
 def read_clip_files(
-    path: str | Path, *, split: str | None = None, audio_root: str | Path | None = None
+    path: str | Path,
+    *,
+    split: str | None = None,
+    audio_root: str | Path | None = None,
+    option: str = "--calibration-split",
 ) -> tuple[list[Path], str]:
     """The audio files of a keyword set, whatever is said in them, and the sha256 of what was read: for calibration.
 
@@ -121,12 +125,13 @@ def read_clip_files(
         path: as for `read_keyword_clips`.
         split: None: `train`, else `val`, where the set has several.
         audio_root: as for `read_keyword_clips`.
+        option: what the split is given with, for errors.
 
     Raises:
         AsrCompressError: no set is there, the split is not found, or audio files are missing.
     """
     path = Path(path)
-    found = _find(path, split, audio_root, defaults=("train", "val"), option="--calibration-split")
+    found = _find(path, split, audio_root, defaults=("train", "val"), option=option)
     files = [audio for audio, _ in found.entries]
     require_audio_files(path, files, found.root)
     ids = [found.ids[index] for index in found.chosen]
