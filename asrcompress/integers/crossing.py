@@ -16,7 +16,8 @@ _LIBRARY.define("leave_integers(Tensor codes, float scale, int zero_point) -> Te
 
 
 def _enter(x: Tensor, scale: float, zero_point: int, num_bits: int) -> Tensor:
-    low, high = -(2 ** (num_bits - 1)), 2 ** (num_bits - 1) - 1
+    high = 2 ** (num_bits - 1) - 1
+    low = -high - (1 if zero_point else 0)  # as in Grid: a symmetric grid negates exactly
     codes = (x.float() / scale).round().add(zero_point).clamp(low, high)
     return codes.to(torch.int8 if num_bits <= 8 else torch.int16)
 

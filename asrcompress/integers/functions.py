@@ -7,6 +7,8 @@ Products, norms, softmax and lookups are in files of their own.
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,19 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.integers import lookup, pooling, softmax
-from asrcompress.integers.grid import Grid
+from asrcompress.integers import arithmetic, lookup, pooling, softmax
 from asrcompress.integers.products import matmul
-from asrcompress.integers.rescale import fixed_point, rescale, shift_right, to_codes
 from asrcompress.integers.sites import Sites
 from asrcompress.integers.tensor import (
     Activation,
     GridTensor,
     activations,
+    as_floats,
+    codes_on,
     grid_tensor,
     map_tensors,
     observed,
     payloads,
+    refuse_floats,
 )
 
 Function = Callable[[Sites, Any, Any, Any], Any]
@@ -43,10 +46,17 @@ def sited(kind: str, integer: Callable[..., Tensor]) -> Function:
             result = func(*payloads(args), **payloads(kwargs))
             sites.record(site, result)
             return observed(result, sites)
+        if not sites.knows(site):
+            return func(*as_floats(args), **as_floats(kwargs))
         grid = sites.grid(site)
         return grid_tensor(integer(grid, *_integers(sites, args), **_integers(sites, kwargs)), grid, sites)
 
     return run
+
+
+def on_floats(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
+    """The function itself on floats, its result observed."""
+    return observed(func(*payloads(args), **payloads(kwargs)), sites)
 
 
 def unsited(integer: Callable[..., GridTensor]) -> Function:
@@ -54,7 +64,7 @@ def unsited(integer: Callable[..., GridTensor]) -> Function:
 
     def run(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
         if sites.record is not None:
-            return observed(func(*payloads(args), **payloads(kwargs)), sites)
+            return on_floats(sites, func, args, kwargs)
         return integer(*_integers(sites, args), **_integers(sites, kwargs))
 
     return run
@@ -62,89 +72,38 @@ def unsited(integer: Callable[..., GridTensor]) -> Function:
 
 def _integers(sites: Sites, value: Any) -> Any:
     """The arguments, refused where a plain float tensor is among them."""
-
-    def check(x: Tensor) -> Tensor:
-        if not isinstance(x, Activation) and x.is_floating_point():
-            raise AsrCompressError(
-                f"module '{sites.module_name}': a float tensor of shape {tuple(x.shape)} meets integers, so the model cannot reach "
-                "level integer-only; give the module an integer twin, or use level computed"
-            )
-        return x
-
-    return map_tensors(value, check)
+    return map_tensors(value, lambda x: x if isinstance(x, Activation) else refuse_floats(x, sites))
 
 
 def view(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
-    """Moves elements and computes nothing."""
-    first = next(iter(activations((args, kwargs))))
-    return first.like(func(*payloads(args), **payloads(kwargs)))
+    """Moves elements and computes nothing. A plain tensor that is shaped like an activation stays plain."""
+    first = args[0] if args else next(iter(activations(kwargs)))
+    moved = func(*payloads(args), **payloads(kwargs))
+    return first.like(moved) if isinstance(first, Activation) else moved
 
 
 def identity(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
-    """Nothing at all (dropout after training, casts between floats); about a plain tensor: the function itself."""
-    return args[0] if isinstance(args[0], Activation) else func(*payloads(args), **payloads(kwargs))
+    """Nothing at all (dropout after training, casts between floats); about a plain integer tensor: the function itself."""
+    if isinstance(args[0], Activation):
+        return args[0]
+    return func(*payloads(args if sites.observing else _integers(sites, args)), **payloads(kwargs))
 
 
 def plain(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
-    """Makes a new plain tensor, or answers a question."""
+    """Makes a new plain tensor of whole numbers, or answers a question."""
+    if not sites.observing and any(isinstance(x, float) and not x.is_integer() for x in (*args, *kwargs.values())):
+        raise AsrCompressError(
+            f"module '{sites.module_name}': a new tensor of fractions meets integers; use level computed"
+        )
     return func(*payloads(args), **payloads(kwargs))
 
 
-def _operand(x: Any) -> tuple[Tensor | Number, float]:
-    """(integers without zero point, scale): activations, plain integer tensors, Python numbers."""
-    if isinstance(x, GridTensor):
-        wide = x.payload.to(torch.int64)
-        return (wide - x.grid.zero_point if x.grid.zero_point else wide), x.grid.scale
-    if isinstance(x, Tensor):
-        return x.to(torch.int64), 1.0
-    return x, 1.0
+def kind(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
+    """Tensor.type: a cast, or the name of a type."""
+    return identity(sites, func, args, kwargs) if len(args) > 1 or kwargs else func(*payloads(args))
 
 
-def weighted_sum(grid: Grid, *terms: tuple[Any, float]) -> Tensor:
-    """Codes of sum(weight * operand): integer multipliers of one shift, one rounding."""
-    operands = [(*_operand(x), weight) for x, weight in terms]
-    factors = [scale * weight / grid.scale for value, scale, weight in operands if isinstance(value, Tensor)]
-    _, shift = fixed_point(max(map(abs, factors)))
-    total: Any = 0
-    for value, scale, weight in operands:
-        factor = scale * weight / grid.scale
-        total = total + (
-            value * round(factor * 2**shift) if isinstance(value, Tensor) else round(value * factor * 2**shift)
-        )
-    return to_codes(shift_right(total, shift), grid)
-
-
-def _add(grid: Grid, a: Any, b: Any, *, alpha: Number = 1) -> Tensor:
-    return weighted_sum(grid, (a, 1.0), (b, float(alpha)))
-
-
-def _subtract(grid: Grid, a: Any, b: Any, *, alpha: Number = 1) -> Tensor:
-    return weighted_sum(grid, (a, 1.0), (b, -float(alpha)))
-
-
-def _rsub(grid: Grid, a: Any, b: Any, *, alpha: Number = 1) -> Tensor:
-    return weighted_sum(grid, (b, 1.0), (a, -float(alpha)))
-
-
-def _product(grid: Grid, a: Any, b: Any) -> Tensor:
-    (left, left_scale), (right, right_scale) = _operand(a), _operand(b)
-    product = left * right
-    assert isinstance(product, Tensor)  # noqa: S101 (one of them is an activation)
-    return rescale(product, left_scale * right_scale / grid.scale, grid)
-
-
-def _scale(x: GridTensor, factor: Number) -> GridTensor:
-    """Times a Python number: the same codes, negated for a negative one, on another grid."""
-    if factor == 0:
-        return grid_tensor(torch.full_like(x.payload, x.grid.zero_point), x.grid, x.sites)
-    if factor > 0:
-        return grid_tensor(x.payload, x.grid.scaled(factor), x.sites)
-    if x.grid.zero_point:
-        raise AsrCompressError(f"module '{x.sites.module_name}': a grid with a zero point is multiplied by {factor}")
-    return grid_tensor(-x.payload, x.grid.scaled(-factor), x.sites)
-
-
-_products, _scaled = sited("mul", _product), unsited(_scale)
+_products = sited("mul", arithmetic.product)
 
 
 def multiply(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
@@ -152,22 +111,27 @@ def multiply(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
     a, b = args
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return _products(sites, func, args, kwargs)
-    return _scaled(sites, torch.mul, (a, b) if isinstance(a, Activation) else (b, a), {})
+    if sites.record is not None:
+        return on_floats(sites, func, args, kwargs)
+    codes, factor = (a, b) if isinstance(a, GridTensor) else (b, a)
+    return arithmetic.multiple(codes, factor)
 
 
 def divide(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
     """By a number alone."""
-    a, b = args
-    if isinstance(b, Tensor) or not isinstance(a, Activation):
+    by_number = len(args) == 2 and isinstance(args[0], Activation) and not isinstance(args[1], Tensor) and not kwargs
+    if not by_number or not args[1]:
         raise AsrCompressError(
-            f"module '{sites.module_name}': division by a tensor has no integer version; use level computed"
+            f"module '{sites.module_name}': division by a tensor or by 0, or to whole numbers, has no integer version; use level computed"
         )
-    return _scaled(sites, torch.mul, (a, 1.0 / b), {})
+    if sites.record is not None:
+        return on_floats(sites, func, args, kwargs)
+    return arithmetic.multiple(args[0], 1.0 / args[1])
 
 
 def negate(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
     """Symmetric grids negate exactly."""
-    return _scaled(sites, torch.mul, (args[0], -1.0), {})
+    return multiply(sites, torch.mul, (args[0], -1.0), {})
 
 
 def _code(x: Activation, value: Number) -> Number:
@@ -178,38 +142,64 @@ def _code(x: Activation, value: Number) -> Number:
     return min(max(round(max(min(value / grid.scale, 1e9), -1e9)) + grid.zero_point, grid.code_min), grid.code_max)
 
 
+def _exact(x: Activation, value: Number) -> Number:
+    """The code of a number that has to be on x's grid: what is filled in must not silently become another number."""
+    reach = (x.grid.code_max + abs(x.grid.zero_point) + 1) * x.grid.scale if isinstance(x, GridTensor) else math.inf
+    if not math.isfinite(value) or abs(value) > reach:
+        raise AsrCompressError(
+            f"module '{x.sites.module_name}': {value} is filled in and is on no static grid of these numbers; use level computed"
+        )
+    return _code(x, value)
+
+
 def pad(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
     """F.pad: a constant becomes its code."""
-    x, size, *rest = args
-    mode = rest[0] if rest else kwargs.get("mode", "constant")
-    value = (rest[1] if len(rest) > 1 else kwargs.get("value")) or 0
+    x, size, mode, value = _pad_arguments(*args, **kwargs)
     if mode != "constant":
-        return x.like(func(x.payload, size, mode))
-    return x.like(F.pad(x.payload, size, "constant", _code(x, value)))
+        return x.like(F.pad(x.payload, size, mode))
+    return x.like(F.pad(x.payload, size, "constant", _exact(x, value or 0)))
+
+
+def _pad_arguments(input: Any, pad: Any, mode: str = "constant", value: Number | None = None) -> Any:
+    return input, pad, mode, value
 
 
 def fill(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
     """masked_fill: the value becomes its code."""
-    x, mask, value = args[0], args[1], args[2] if len(args) > 2 else kwargs["value"]
-    if isinstance(value, Tensor):
+    x, mask, value = _fill_arguments(*args, **kwargs)
+    if isinstance(value, Tensor) or not isinstance(x, Activation):
         raise AsrCompressError(f"module '{sites.module_name}': masked_fill with a tensor has no integer version")
-    return x.like(x.payload.masked_fill(mask, _code(x, value)))
+    return x.like(func(x.payload, mask, _exact(x, value)))
+
+
+def _fill_arguments(input: Any, mask: Any, value: Any) -> Any:
+    return input, mask, value
 
 
 def assign(sites: Sites, func: Any, args: Any, kwargs: Any) -> None:
-    """x[index] = value, in place; a number becomes its code, an activation goes on x's grid."""
+    """x[index] = value, in place: a number becomes its code, numbers go on x's grid."""
     x, index, value = args
-    if isinstance(value, GridTensor):
-        value = value.on(x.grid)
-    x.payload[payloads(index)] = value.payload if isinstance(value, Activation) else _code(x, value)
+    if not isinstance(x, Activation):
+        raise AsrCompressError(
+            f"module '{sites.module_name}': numbers of a grid are written into a plain tensor; use torch.cat, or level computed"
+        )
+    if isinstance(value, Tensor):
+        value = codes_on(refuse_floats(value, sites), x.grid) if isinstance(x, GridTensor) else payloads(value)
+    else:
+        value = _exact(x, value)
+    x.payload[payloads(index)] = value
 
 
-def _clamp(x: GridTensor, low: Number | None = None, high: Number | None = None, **named: Number | None) -> GridTensor:
+def _clamp(
+    x: GridTensor, low: Number | None = None, high: Number | None = None, inplace: bool = False, **named: Any
+) -> GridTensor:
     low, high = named.get("min", named.get("min_val", low)), named.get("max", named.get("max_val", high))
-    codes = x.payload.clamp(
-        None if low is None else _code(x, low), None if high is None else _code(x, high)
-    )  # comparisons alone
-    return grid_tensor(codes, x.grid, x.sites)
+    low_code, high_code = (None if value is None else _code(x, value) for value in (low, high))
+    return grid_tensor(x.payload.clamp(low_code, high_code), x.grid, x.sites)  # comparisons alone
+
+
+def _hardtanh(x: GridTensor, min_val: Number = -1.0, max_val: Number = 1.0, inplace: bool = False) -> GridTensor:
+    return _clamp(x, min_val, max_val)
 
 
 def _relu(x: GridTensor, inplace: bool = False) -> GridTensor:
@@ -220,18 +210,7 @@ def _relu6(x: GridTensor, inplace: bool = False) -> GridTensor:
     return _clamp(x, 0, 6)
 
 
-def _on(grid: Grid, parts: list[Any]) -> list[Tensor]:
-    return [part.on(grid).payload for part in parts]
-
-
-def _cat(grid: Grid, tensors: list[Any], dim: int = 0) -> Tensor:
-    return torch.cat(_on(grid, tensors), dim)
-
-
-def _stack(grid: Grid, tensors: list[Any], dim: int = 0) -> Tensor:
-    return torch.stack(_on(grid, tensors), dim)
-
-
+AUGMENTED = frozenset({"__iadd__", "__isub__", "__imul__", "__itruediv__"})
 T = Tensor
 ADDITIONS = (torch.add, T.add, T.add_, T.__add__, T.__radd__, T.__iadd__)
 SUBTRACTIONS = (torch.sub, torch.subtract, T.sub, T.sub_, T.__sub__, T.__isub__)
@@ -256,7 +235,7 @@ PLAIN = (
 QUERIES = frozenset(
     {
         T.size, T.dim, T.numel, T.nelement, T.stride, T.is_contiguous, T.__len__, T.data_ptr, T.is_floating_point, T.is_complex, T.element_size,
-        T.get_device, T.storage_offset, T.untyped_storage, T.ndimension, T.__hash__, T.type, torch.numel, torch.is_floating_point,
+        T.get_device, T.storage_offset, T.untyped_storage, T.ndimension, T.__hash__, torch.numel, torch.is_floating_point,
         torch.is_complex, T.as_subclass,
         *(getattr(T, name).__get__ for name in (
             "shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_cpu", "is_mps", "is_xla", "is_meta", "is_sparse", "is_quantized",
@@ -270,29 +249,52 @@ FUNCTIONS: dict[Any, Function] = {
     **dict.fromkeys(VIEWS, view),
     **dict.fromkeys(IDENTITIES, identity),
     **dict.fromkeys(PLAIN, plain),
-    **dict.fromkeys(ADDITIONS, sited("add", _add)),
-    **dict.fromkeys(SUBTRACTIONS, sited("sub", _subtract)),
-    **dict.fromkeys((torch.rsub, T.__rsub__), sited("sub", _rsub)),
+    **dict.fromkeys(ADDITIONS, sited("add", arithmetic.add)),
+    **dict.fromkeys(SUBTRACTIONS, sited("sub", arithmetic.subtract)),
+    **dict.fromkeys((torch.rsub, T.__rsub__), sited("sub", arithmetic.rsub)),
     **dict.fromkeys(MULTIPLICATIONS, multiply),
     **dict.fromkeys(DIVISIONS, divide),
     **dict.fromkeys((torch.neg, T.neg, T.__neg__), negate),
-    **dict.fromkeys((torch.cat, torch.concat), sited("cat", _cat)),
-    torch.stack: sited("cat", _stack),
+    **dict.fromkeys((torch.cat, torch.concat), sited("cat", arithmetic.cat)),
+    torch.stack: sited("cat", arithmetic.stack),
     F.pad: pad,
     **dict.fromkeys((torch.masked_fill, T.masked_fill, T.masked_fill_), fill),
     T.__setitem__: assign,
+    T.type: kind,
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, T.relu, T.relu_), unsited(_relu)),
     F.relu6: unsited(_relu6),
-    **dict.fromkeys((torch.clamp, T.clamp, T.clamp_, T.clamp_min, torch.clamp_min, F.hardtanh), unsited(_clamp)),
+    **dict.fromkeys((torch.clamp, T.clamp, T.clamp_, T.clamp_min, torch.clamp_min), unsited(_clamp)),
+    F.hardtanh: unsited(_hardtanh),
     **dict.fromkeys((torch.matmul, torch.bmm, T.matmul, T.bmm, T.__matmul__), matmul),
     **{func: sited("table", lookup.runner(scalar)) for func, scalar in lookup.POINTWISE.items()},
     **dict.fromkeys((F.glu, torch._C._nn.glu), sited("glu", lookup.glu)),
     **dict.fromkeys((F.softmax, torch.softmax, T.softmax), unsited(softmax.softmax)),
     **dict.fromkeys((torch.max_pool1d, F.max_pool1d), unsited(pooling.max_pool1d)),
     **dict.fromkeys((torch.max_pool2d, F.max_pool2d), unsited(pooling.max_pool2d)),
-    **dict.fromkeys((F.adaptive_avg_pool2d, F.adaptive_avg_pool1d), sited("mean", pooling.adaptive_average)),
-    **dict.fromkeys((F.avg_pool2d, torch._C._nn.avg_pool2d), sited("mean", pooling.average_pool2d)),
+    **dict.fromkeys((F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d), sited("mean", pooling.adaptive_average(1))),
+    F.adaptive_avg_pool2d: sited("mean", pooling.adaptive_average(2)),
+    **dict.fromkeys((F.avg_pool1d, torch.avg_pool1d), sited("mean", pooling.average_pool(1))),
+    **dict.fromkeys((F.avg_pool2d, torch._C._nn.avg_pool2d), sited("mean", pooling.average_pool(2))),
     **dict.fromkeys((torch.mean, T.mean), sited("mean", pooling.mean)),
     **dict.fromkeys((torch.sum, T.sum), sited("sum", pooling.total)),
     F.interpolate: sited("resize", pooling.interpolate),
 }
+# In place by their name, and where the argument `inplace` of others stands.
+BY_NAME = frozenset(
+    func
+    for func in FUNCTIONS
+    if func.__name__ in AUGMENTED or func.__name__.endswith("_") and not func.__name__.endswith("__")
+)
+BY_ARGUMENT = {
+    func: list(inspect.signature(func).parameters).index("inplace")
+    for func in FUNCTIONS
+    if inspect.isfunction(func) and "inplace" in inspect.signature(func).parameters
+}
+
+
+def in_place(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call replaces its first argument's numbers: x += y, x.relu_(), F.relu(x, inplace=True)."""
+    if func in BY_NAME:
+        return True
+    position = BY_ARGUMENT.get(func)
+    return position is not None and bool(args[position] if len(args) > position else kwargs.get("inplace"))

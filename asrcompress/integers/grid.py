@@ -7,6 +7,7 @@ observers.py; grids of weights are in asrcompress/grids.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -26,17 +27,17 @@ class Grid:
     zero_point: int = 0
     num_bits: int = 8
 
-    @property
+    @cached_property
     def code_max(self) -> int:
         """The largest code."""
         return int(2 ** (self.num_bits - 1)) - 1
 
-    @property
+    @cached_property
     def code_min(self) -> int:
         """The smallest code."""
         return -self.code_max - (1 if self.zero_point else 0)
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """What holds the codes: int8, or int16 above 8 bits."""
         return torch.int8 if self.num_bits <= 8 else torch.int16
@@ -50,11 +51,11 @@ class Grid:
         """The finest grid that covers low..high (and 0)."""
         low, high = min(low, 0.0), max(high, 0.0)
         top = 2 ** (num_bits - 1) - 1
-        if symmetric or low == high:
-            return cls(max(max(-low, high) / top, SMALLEST_SCALE), 0, num_bits)
         scale = max((high - low) / (2 * top + 1), SMALLEST_SCALE)
-        zero_point = round(-top - 1 - low / scale)
-        return cls(scale, min(max(zero_point, -top - 1), top), num_bits)
+        zero_point = min(max(round(-top - 1 - low / scale), -top - 1), top)
+        if symmetric or low == high or zero_point == 0:  # which leaves out the lowest code
+            return cls(max(max(-low, high) / top, SMALLEST_SCALE), 0, num_bits)
+        return cls(scale, zero_point, num_bits)
 
     def to_json(self) -> list[float | int]:
         """[scale, zero_point, num_bits]: what the artifact stores."""

@@ -1,7 +1,7 @@
 """Pointwise functions of codes by table.
 
-8-bit codes: one entry a code, so the result is the function's value, rounded once. Wider codes: 257 knots over
-the grid and integer interpolation between them. Entries are integers that Python computes when the table is
+Codes of up to 12 bits: one entry a code, so the result is the function's value, rounded once. Wider codes: 4097 knots
+over the grid and integer interpolation between them. Entries are integers that Python computes when the table is
 made; a device has them as constants.
 """
 
@@ -20,7 +20,7 @@ from asrcompress.integers.grid import Grid
 from asrcompress.integers.rescale import rescale, shift_right, to_codes
 from asrcompress.integers.tensor import GridTensor
 
-SEGMENT_BITS = 8  # a knot every 256 codes
+KNOT_BITS = 12  # 4097 knots: a 16-bit grid of -128 to 128, twice what GELU saw, has 16 between 0 and 1
 FRACTION_BITS = 8  # that table entries carry beyond the grid
 SIGMOID_GRID = Grid(2.0**-15, 0, 16)
 
@@ -83,7 +83,7 @@ POINTWISE: dict[Any, Callable[..., float]] = {
 @lru_cache(maxsize=512)
 def _entries(function: Callable[..., float], options: tuple[Any, ...], old: Grid, new: Grid) -> tuple[Tensor, int]:
     """(int64 table, codes between entries as a power of two): values in units of new.scale / 2^FRACTION_BITS."""
-    segment_bits = 0 if old.num_bits <= 8 else SEGMENT_BITS
+    segment_bits = max(old.num_bits - KNOT_BITS, 0)
     low = -(2 ** (old.num_bits - 1))
     knots = range(low, 2 ** (old.num_bits - 1) + 1, 2**segment_bits)
     limit = 2.0**40

@@ -6,6 +6,8 @@ with fraction bits that grow with what 64 bits leave room for.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -16,26 +18,33 @@ OUTPUT_BITS = 16  # fraction bits of normalised numbers
 INVERSE_BITS = 44  # of 1 / standard deviation
 
 
+@lru_cache(maxsize=8)
+def _powers_of_four(device: torch.device) -> Tensor:
+    return torch.tensor([4**power for power in range(31)], device=device)
+
+
 def integer_sqrt(x: Tensor) -> Tensor:
     """floor(sqrt(x)) of int64 x, 0 <= x < 2^62, element by element."""
-    bits, rest = torch.zeros_like(x), x
-    for step in (32, 16, 8, 4, 2, 1):
-        large = (rest >> step) > 0
-        bits = bits + large * step
-        rest = torch.where(large, rest >> step, rest)
-    root = torch.ones_like(x) << ((bits >> 1) + 1)  # not below the root
+    # Of the powers of 4, as many are at most x as the root has bits: 2^bits is above it, by a factor of two at most.
+    powers = _powers_of_four(x.device)
+    root = torch.bitwise_left_shift(torch.ones_like(x), torch.bucketize(x, powers, right=True))
+    above_zero = x.clamp_min(1)
     for _ in range(5):  # from within a factor of two, the error squares at each step
-        root = (root + torch.div(x, root, rounding_mode="floor")) >> 1
-    root = root.clamp_min(1)
+        root = (root + torch.div(above_zero, root, rounding_mode="floor")) >> 1
     root = torch.where(root * root > x, root - 1, root)
     return torch.where(root * root > x, root - 1, root)
 
 
 def normalise(codes: Tensor, grid: Grid, eps: float, dims: tuple[int, ...]) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) over `dims`, as int64 of 16 fraction bits; codes of `grid`, any shape."""
+    """(x - mean) / sqrt(variance + eps) over `dims`, as int64 of 16 fraction bits; codes of `grid`, any shape.
+
+    Mean and deviation are whole numbers of 1/256 of a code (1/64 for groups of 200,000): that is how far they are off.
+    """
     count = 1
     for dim in dims:
         count *= codes.shape[dim]
+    if codes.numel() == 0:
+        return codes.to(torch.int64)
     # 2 (num_bits + fraction) + log2(count) bits hold the sum of squares.
     fraction = min(8, (62 - (count - 1).bit_length()) // 2 - grid.num_bits)
     x = codes.to(torch.int64) << fraction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,11 +46,17 @@ def _windows(
     return windows.flatten(2 + dims)
 
 
+def _batched(codes: Tensor, dims: int) -> Tensor:
+    """(batch, channels, *size) of (channels, *size) too."""
+    return codes.unsqueeze(0) if codes.dim() == dims + 1 else codes
+
+
 def _max_pool(
-    x: GridTensor, kernel: Size, stride: Size | None, padding: Size, dilation: Size, ceil: bool
+    x: GridTensor, dims: int, kernel: Size, stride: Size | None, padding: Size, dilation: Size, ceil: bool
 ) -> GridTensor:
-    windows = _windows(x.payload, kernel, stride, padding, dilation, x.grid.code_min, ceil)
-    return grid_tensor(windows.amax(dim=-1), x.grid, x.sites)
+    codes = _batched(x.payload, dims)
+    largest = _windows(codes, kernel, stride, padding, dilation, x.grid.code_min, ceil).amax(dim=-1)
+    return grid_tensor(largest.reshape(*x.payload.shape[:-dims], *largest.shape[2:]), x.grid, x.sites)
 
 
 def max_pool1d(
@@ -62,7 +69,7 @@ def max_pool1d(
     return_indices: bool = False,
 ) -> GridTensor:
     """F.max_pool1d: (batch, channels, time)."""
-    return _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool(x, 1, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool2d(
@@ -75,54 +82,69 @@ def max_pool2d(
     return_indices: bool = False,
 ) -> GridTensor:
     """F.max_pool2d: (batch, channels, height, width)."""
-    return _max_pool(x, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool(x, 2, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def _sum(x: GridTensor, dim: Any, keepdim: bool) -> tuple[Tensor, int]:
+    """Sums over dimensions (all if None or ()), and of how many numbers each is."""
+    codes = x.payload
+    dims = tuple(range(codes.dim())) if dim is None or dim == () else (dim if isinstance(dim, list | tuple) else (dim,))
+    count = math.prod(codes.shape[axis] for axis in dims)
+    return (codes.to(torch.int64) - x.grid.zero_point).sum(dim=tuple(dims), keepdim=keepdim), count
+
+
+def _scaled_sum(sums: Tensor, count: int, x: GridTensor, divisor: int, grid: Grid) -> Tensor:
+    return rescale(sums, x.grid.scale / grid.scale / divisor, grid, num_bits=x.grid.num_bits + count.bit_length())
 
 
 def mean(grid: Grid, x: GridTensor, dim: Any = None, keepdim: bool = False, **unused: Any) -> Tensor:
-    """torch.mean over dimensions."""
-    dims = tuple(range(x.payload.dim())) if dim is None else (dim if isinstance(dim, list | tuple) else (dim,))
-    count = math.prod(x.payload.shape[axis] for axis in dims)
-    sums = (x.payload.to(torch.int64) - x.grid.zero_point).sum(dim=tuple(dims), keepdim=keepdim)
-    return rescale(sums, x.grid.scale / grid.scale / count, grid)
+    """torch.mean over dimensions; 0 where there is nothing."""
+    sums, count = _sum(x, dim, keepdim)
+    return _scaled_sum(sums, count, x, max(count, 1), grid)
 
 
 def total(grid: Grid, x: GridTensor, dim: Any = None, keepdim: bool = False, **unused: Any) -> Tensor:
     """torch.sum over dimensions."""
-    dims = tuple(range(x.payload.dim())) if dim is None else (dim if isinstance(dim, list | tuple) else (dim,))
-    sums = (x.payload.to(torch.int64) - x.grid.zero_point).sum(dim=tuple(dims), keepdim=keepdim)
-    return rescale(sums, x.grid.scale / grid.scale, grid)
+    sums, count = _sum(x, dim, keepdim)
+    return _scaled_sum(sums, count, x, 1, grid)
 
 
-def adaptive_average(grid: Grid, x: GridTensor, output_size: Any) -> Tensor:
-    """F.adaptive_avg_pool1d and 2d where the output's size divides the input's, 1 included."""
-    dims = x.payload.dim() - 2
-    sizes = [size or have for size, have in zip(_sizes(output_size, dims), x.payload.shape[2:], strict=True)]
-    for size, have in zip(sizes, x.payload.shape[2:], strict=True):
-        if have % size:
+def adaptive_average(dims: int) -> Callable[..., Tensor]:
+    """F.adaptive_avg_pool1d or 2d where the output's size divides the input's, 1 included."""
+
+    def run(grid: Grid, x: GridTensor, output_size: Any) -> Tensor:
+        have = x.payload.shape[-dims:]
+        sizes = [size or old for size, old in zip(_sizes(output_size, dims), have, strict=True)]
+        for size, old in zip(sizes, have, strict=True):
+            if old % size:
+                raise AsrCompressError(
+                    f"module '{x.sites.module_name}': adaptive pooling from {old} to {size} has no integer version; use a divisor, or level computed"
+                )
+        return _average(grid, x, dims, tuple(old // size for size, old in zip(sizes, have, strict=True)), None)
+
+    return run
+
+
+def average_pool(dims: int) -> Callable[..., Tensor]:
+    """F.avg_pool1d or 2d without padding."""
+
+    def run(
+        grid: Grid, x: GridTensor, kernel_size: Size, stride: Any = None, padding: Size = 0, ceil_mode: bool = False,
+        count_include_pad: bool = True, divisor_override: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        if any(_sizes(padding, 1)) or ceil_mode or divisor_override:
             raise AsrCompressError(
-                f"module '{x.sites.module_name}': adaptive pooling from {have} to {size} has no integer version; use a divisor, or level computed"
+                f"module '{x.sites.module_name}': average pooling with padding has no integer version; use level computed"
             )
-    kernel = tuple(have // size for size, have in zip(sizes, x.payload.shape[2:], strict=True))
-    return average_pool2d(grid, x, kernel)
+        return _average(grid, x, dims, kernel_size, stride)
+
+    return run
 
 
-def average_pool2d(
-    grid: Grid,
-    x: GridTensor,
-    kernel_size: Size,
-    stride: Any = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor:
-    """F.avg_pool2d (and 1d) without padding."""
-    if any(_sizes(padding, 1)) or ceil_mode or divisor_override:
-        raise AsrCompressError(
-            f"module '{x.sites.module_name}': average pooling with padding has no integer version; use level computed"
-        )
-    windows = _windows(x.payload, kernel_size, stride, 0, 1, 0, False).to(torch.int64) - x.grid.zero_point
-    return rescale(windows.sum(dim=-1), x.grid.scale / grid.scale / windows.shape[-1], grid)
+def _average(grid: Grid, x: GridTensor, dims: int, kernel: Size, stride: Any) -> Tensor:
+    windows = _windows(_batched(x.payload, dims), kernel, stride, 0, 1, 0, False)
+    sums, count = (windows.to(torch.int64) - x.grid.zero_point).sum(dim=-1), windows.shape[-1]
+    return _scaled_sum(sums, count, x, count, grid).reshape(*x.payload.shape[:-dims], *sums.shape[2:])
 
 
 def interpolate(
@@ -158,7 +180,7 @@ def interpolate(
         weights = torch.tensor(weight, device=codes.device).reshape(shape)
         near, far = (codes.index_select(2 + axis, torch.tensor(where, device=codes.device)) for where in (left, right))
         codes, fraction = near * (2**POSITION_BITS - weights) + far * weights, fraction + POSITION_BITS
-    return rescale(codes, x.grid.scale / grid.scale * 2.0**-fraction, grid)
+    return rescale(codes, x.grid.scale / grid.scale * 2.0**-fraction, grid, num_bits=x.grid.num_bits + fraction)
 
 
 def _factors(scale_factor: Any, count: int) -> tuple[float, ...]:

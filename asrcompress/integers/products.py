@@ -6,17 +6,19 @@ group of columns), with the bias as an integer in the same fixed-point units.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.matmul import int_bmm, int_matmul
 from asrcompress.integers.rescale import fixed_points, rescale, shift_right, to_codes
 from asrcompress.integers.sites import Sites
-from asrcompress.integers.tensor import GridTensor, grid_tensor, observed, payloads
+from asrcompress.integers.tensor import Activation, GridTensor, as_floats, codes_on, grid_tensor, observed, payloads
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,8 @@ def fix_weight(
     rows, columns = codes.shape
     groups = scale.shape[1]
     factors = scale.double().expand(rows, groups) * (input_grid.scale / grid.scale)
-    multiplier, shift = fixed_points(factors)
-    offset = torch.zeros(rows, dtype=torch.int64, device=codes.device)
-    if bias is not None:
-        offset = (bias.detach().double() / grid.scale * 2.0**shift).round().to(torch.int64)
+    offsets = torch.zeros(rows, device=codes.device) if bias is None else bias.detach()
+    multiplier, shift, offset = fixed_points(factors, offsets=offsets.double() / grid.scale)
     weight_zero_point = None
     if zero_point is not None:
         weight_zero_point = zero_point.to(torch.int64).expand(rows, groups)
@@ -64,16 +64,20 @@ def weight_product(x: Tensor, codes: Tensor, fixed: FixedWeight) -> Tensor:
     total = fixed.offset
     for group in range(groups):
         columns = slice(group * size, (group + 1) * size)
-        sums = int_matmul(x[:, columns], codes[:, columns]).to(torch.int64)
+        sums = int_matmul(x[:, columns], codes[:, columns])
         if fixed.weight_zero_point is not None:
             sums = sums - x[:, columns].sum(dim=1, keepdim=True, dtype=torch.int64) * fixed.weight_zero_point[:, group]
-        total = total + sums * fixed.multiplier[:, group]
+        total = total + sums * fixed.multiplier[:, group]  # int64, as the multipliers are
     return to_codes(shift_right(total, fixed.shift), fixed.grid)
 
 
 def matmul(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
-    """torch.matmul of two activations of equal batch shape: both pass an operand site, the result one of its own."""
+    """torch.matmul of two activations, (..., m, k) and (..., k, n): both pass an operand site, the result one of its own."""
     left, right = args
+    if not (isinstance(left, Activation) and isinstance(right, Activation)) or min(left.dim(), right.dim()) < 2:
+        raise AsrCompressError(
+            f"module '{sites.module_name}': a product with a plain tensor or a vector has no integer version; use level computed"
+        )
     left_site, right_site, site = sites.next_site("operand"), sites.next_site("operand"), sites.next_site("matmul")
     if sites.record is not None:
         a, b = payloads((left, right))
@@ -81,16 +85,22 @@ def matmul(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
         for name, values in ((left_site, a), (right_site, b), (site, result)):
             sites.record(name, values)
         return observed(result, sites)
-    a, b = left.on(sites.grid(left_site)), right.on(sites.grid(right_site))
-    grid = sites.grid(site)
-    sums = batched_product(a.payload, b.payload.transpose(-1, -2))
-    return grid_tensor(rescale(sums, a.grid.scale * b.grid.scale / grid.scale, grid), grid, sites)
+    if not sites.knows(site):
+        return func(*as_floats(args))
+    left_grid, right_grid, grid = sites.grid(left_site), sites.grid(right_site), sites.grid(site)
+    sums = batched_product(codes_on(left, left_grid), codes_on(right, right_grid).transpose(-1, -2))
+    return grid_tensor(rescale(sums, left_grid.scale * right_grid.scale / grid.scale, grid), grid, sites)
 
 
 def batched_product(left: Tensor, right: Tensor) -> Tensor:
-    """(..., m, k) int8 times (..., n, k) int8, transposed -> (..., m, n) int32; the leading sizes are equal."""
+    """(..., m, k) int8 times (..., n, k) int8, transposed -> (..., m, n) int32; leading sizes are broadcast."""
     batch = left.shape[:-2]
-    sums = int_bmm(left.reshape(-1, *left.shape[-2:]), right.reshape(-1, *right.shape[-2:]))
+    if batch != right.shape[:-2]:
+        batch = torch.broadcast_shapes(batch, right.shape[:-2])
+        left, right = (x.expand(*batch, *x.shape[-2:]) for x in (left, right))
+    count = math.prod(batch)
+    left, right = (x.reshape(count, *x.shape[-2:]) for x in (left, right))
+    sums = int_bmm(left, right)
     return sums.reshape(*batch, left.shape[-2], right.shape[-2])
 
 

@@ -36,6 +36,7 @@ class Sites:
         islands: frozenset[str] = frozenset(),
     ) -> None:
         self.grids, self.record, self.islands = grids, record, islands
+        self.operand_bits: Callable[[str], int] = lambda site: 8  # of operands that need no grid: softmax's weights
         self.stack: list[tuple[str, dict[str, int]]] = []
         self.outside: dict[str, int] = {}
 
@@ -55,6 +56,10 @@ class Sites:
         ordinal = counts.get(kind, 0)
         counts[kind] = ordinal + 1
         return f"{name}:{kind}{ordinal or ''}"
+
+    def knows(self, site: str) -> bool:
+        """Whether a site is the model's to pass. Outside of its modules search and scores begin: what no grid is for is floats there."""
+        return bool(self.stack) or site in (self.grids or {})
 
     def grid(self, site: str) -> Grid:
         """The grid of a site.
@@ -104,6 +109,8 @@ class Sites:
             return None
 
         def after(child: nn.Module, args: Any, output: Any) -> Any:
+            nonlocal called
+            called = False  # also where forward was never reached
             if name in self.islands and output is not None:
                 output = tensor.from_floats(self, output)
             self.stack.pop()

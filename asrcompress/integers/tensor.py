@@ -19,7 +19,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.integers import crossing
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.lengths import lengths
-from asrcompress.integers.rescale import regrid
+from asrcompress.integers.rescale import regrid, rescale
 from asrcompress.integers.sites import Sites
 
 
@@ -51,13 +51,14 @@ class Activation(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from asrcompress.integers.functions import FUNCTIONS, QUERIES
+        from asrcompress.integers.functions import FUNCTIONS, QUERIES, in_place
 
         kwargs = kwargs or {}
         if func in QUERIES:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        sites = next(iter(activations((args, kwargs)))).sites
+        first = args[0] if args and isinstance(args[0], Activation) else next(iter(activations((args, kwargs))))
+        sites = first.sites
         function = FUNCTIONS.get(func)
         if function is None:
             if not sites.stack:
@@ -66,7 +67,10 @@ class Activation(Tensor):
                 f"module '{sites.module_name}': {getattr(func, '__qualname__', func)} has no integer version, so the model cannot "
                 "reach level integer-only; use level computed, or add it to asrcompress/integers/functions.py"
             )
-        return function(sites, func, args, kwargs)
+        result = function(sites, func, args, kwargs)
+        if in_place(func, args, kwargs) and isinstance(args[0], GridTensor) and isinstance(result, GridTensor):
+            return args[0].become(result)
+        return result
 
 
 class ObservedTensor(Activation):
@@ -84,9 +88,41 @@ class GridTensor(Activation):
             return self
         return grid_tensor(regrid(self.payload, self.grid, grid), grid, self.sites)
 
+    def become(self, other: GridTensor) -> GridTensor:
+        """Take over other's numbers, as functions in place do. Views follow where the grid stays: they are views of codes."""
+        if other is not self:
+            if other.grid == self.grid and other.payload.shape == self.payload.shape:
+                self.payload.copy_(other.payload)
+            else:
+                with torch._C.DisableTorchFunctionSubclass():
+                    self.data = other.payload
+                self.grid = other.grid
+        return self
+
     def to_floats(self) -> Tensor:
         """Leave the integers: float32."""
         return crossing.leave_integers(self.payload, self.grid.scale, self.grid.zero_point)
+
+
+def refuse_floats(x: Tensor, sites: Sites) -> Tensor:
+    """A tensor of codes, integers or booleans.
+
+    Raises:
+        AsrCompressError: it is a plain one of floats.
+    """
+    if x.is_floating_point():
+        raise AsrCompressError(
+            f"module '{sites.module_name}': a float tensor of shape {tuple(x.shape)} meets integers, so the model cannot reach "
+            "level integer-only; give the module an integer twin, or use level computed"
+        )
+    return x
+
+
+def codes_on(x: Tensor, grid: Grid) -> Tensor:
+    """Codes of `grid`, for codes of another one or for plain integers, which count as numbers."""
+    if isinstance(x, GridTensor):
+        return x.on(grid).payload
+    return rescale(x.to(torch.int64).clamp(-(2**31), 2**31), 1 / grid.scale, grid)
 
 
 def grid_tensor(codes: Tensor, grid: Grid, sites: Sites) -> GridTensor:
@@ -125,6 +161,8 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     a decoder's incremental state is one that it writes to."""
     if isinstance(value, Tensor):
         return change(value)
+    if value is None or isinstance(value, int | float | str):
+        return value
     if isinstance(value, dict):
         changed = {key: map_tensors(item, change) for key, item in value.items()}
         return value if all(changed[key] is item for key, item in value.items()) else changed
@@ -152,10 +190,13 @@ def as_float(x: Tensor) -> Tensor:
 
 
 def same_grid(join: Callable[..., Tensor], tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """torch.cat or torch.stack of plain tensors, or of activations that share a grid."""
+    """torch.cat or torch.stack of plain tensors, or of activations: on their grid, or on the coarsest where these differ."""
     first = tensors[0]
     if not isinstance(first, Activation):
         return join(tensors, dim)
+    if isinstance(first, GridTensor):
+        grid = max((x.grid for x in tensors), key=lambda grid: grid.scale)  # type: ignore[attr-defined]
+        return grid_tensor(join([codes_on(x, grid) for x in tensors], dim), grid, first.sites)
     joined: Tensor = first.like(join(payloads(list(tensors)), dim))
     return joined
 

@@ -114,4 +114,4 @@ def _attend_static(
     num_bits = sites.operand_bits(sites.next_site("softmax"))
     values = v.payload.flatten(0, 1)
     codes = softmax_sum(scores.flatten(0, 1), grid.scale, values, v.grid.scale, out_grid, num_bits)
-    return grid_tensor(codes.view(*q.shape[:3], -1), out_grid, sites)
+    return grid_tensor(codes.view(*q.shape[:3], v.shape[3]), out_grid, sites)

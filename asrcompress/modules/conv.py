@@ -6,6 +6,8 @@ of its own at level computed. Grouped convolutions multiply group by group. Tran
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,7 +81,8 @@ class IntegerConv(nn.Module):
 
     def _grouped(self, patches: Tensor) -> Tensor:
         """(batch, *size_out, in, *kernel) -> (batch, *size_out, groups, columns)."""
-        return patches.reshape(*patches.shape[: 1 + len(self.kernel_size)], self.groups, -1)
+        columns = math.prod(self.packed.shape[1:])
+        return patches.reshape(*patches.shape[: 1 + len(self.kernel_size)], self.groups, columns)
 
     def _dynamic_product(self, patches: Tensor) -> Tensor:
         """patches (batch, *size_out, groups, columns) -> (batch, *size_out, out)."""
@@ -104,7 +107,7 @@ def static_product(patches: Tensor, codes: Tensor, fixed: FixedWeight) -> Tensor
     *leading, groups, columns = patches.shape
     tokens = patches.reshape(-1, groups, columns)
     if groups == 1:
-        return weight_product(tokens[:, 0], codes, fixed).reshape(*leading, -1)
+        return weight_product(tokens[:, 0], codes, fixed).reshape(*leading, codes.shape[0])
     rows, scale_groups = fixed.multiplier.shape
     size = columns // scale_groups
     total = fixed.offset

@@ -54,7 +54,7 @@ class IntegerEmbedding(nn.Module):
         """Make the constants of the static grid: multipliers (rows or 1, groups), one shift."""
         grid = grid_of("out")
         if grid is not None and isinstance(self.packed, IntegerWeight):
-            self.fixed = (*fixed_points(self.packed.scale.double() / grid.scale), grid)
+            self.fixed = (*fixed_points(self.packed.scale.double() / grid.scale)[:2], grid)
 
     def forward(self, index: Tensor) -> Tensor:
         """index (...) int -> (..., embedding_dim)."""
@@ -93,7 +93,7 @@ class IntegerLearnedPositions(IntegerEmbedding):
                 positions = torch.full((1, 1), offset + input.shape[1], dtype=torch.int64, device=input.device)
             else:
                 positions = count_positions(input, offset)
-        if int(positions.max()) >= self.num_embeddings:
+        if positions.numel() and int(positions.max()) >= self.num_embeddings:
             raise AsrCompressError(
                 f"a sequence of {input.shape[1]} is longer than the model's positions, {self.num_embeddings - 1 - (self.padding_idx or 0)}; "
                 "give shorter audio"

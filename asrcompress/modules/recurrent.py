@@ -19,7 +19,17 @@ from asrcompress.integers.lookup import SIGMOID_GRID, look_up, sigmoid
 from asrcompress.integers.products import FixedWeight, weight_product
 from asrcompress.integers.rescale import regrid, rescale, shift_right, to_codes
 from asrcompress.integers.sites import Sites
-from asrcompress.integers.tensor import Activation, GridTensor, as_float, grid_tensor, observed, point, same_grid
+from asrcompress.integers.tensor import (
+    Activation,
+    GridTensor,
+    as_float,
+    codes_on,
+    grid_tensor,
+    observed,
+    point,
+    refuse_floats,
+    same_grid,
+)
 from asrcompress.modules.weight import FloatWeight, GridOf, IntegerWeight, as_bias, check_activations
 
 UNIT_GRID = Grid(2.0**-15, 0, 16)  # hidden states lie between -1 and 1
@@ -116,12 +126,12 @@ class IntegerRecurrent(nn.Module):
         cell_grid = self._grid(sites, "cell", layer) if self.num_states > 1 else UNIT_GRID
         codes_in, codes_hidden = self._codes("ih", layer), self._codes("hh", layer)
         gates_in = weight_product(x.payload.reshape(-1, x.shape[-1]), codes_in, self.fixed[f"ih_{layer}"])
-        gates_in = gates_in.reshape(*x.shape[:2], -1)
+        gates_in = gates_in.reshape(*x.shape[:2], codes_in.shape[0])
         grids = (UNIT_GRID, cell_grid)[: self.num_states]
         zeros = torch.zeros(x.shape[1], self.hidden_size, dtype=torch.int16, device=gates_in.device)
         states: States = (zeros,) * self.num_states
         if start is not None:
-            states = tuple(state.on(grid).payload for state, grid in zip(start, grids, strict=True))  # type: ignore[attr-defined]
+            states = tuple(codes_on(refuse_floats(state, sites), own) for state, own in zip(start, grids, strict=True))
         outputs = []
         for step in gates_in:
             operand = regrid(states[0], UNIT_GRID, OPERAND_GRID)

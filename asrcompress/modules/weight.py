@@ -131,7 +131,7 @@ def apply_weight(
             x.sites.grid(site)  # says which site calibration missed
             raise ValueError(f"{site}: its constants were not made")
         codes = weight_product(x.payload.reshape(-1, x.shape[-1]), weight.codes, fixed)
-        return grid_tensor(codes.reshape(*x.shape[:-1], -1), fixed.grid, x.sites)
+        return grid_tensor(codes.reshape(*x.shape[:-1], codes.shape[1]), fixed.grid, x.sites)
     out = weight.product(as_float(x), activations)
     return passed(x, out if bias is None else out + bias, kinds[1])
 
