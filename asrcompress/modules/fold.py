@@ -72,8 +72,15 @@ def plain_weights(model: nn.Module) -> nn.Module:
     """Make every weight that is computed anew at each call (weight norm, spectral norm, parametrizations) a plain one, in place."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
+            kind = type(module)  # which a deep copy shares with the module it was copied from, and torch takes apart
+            own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, own)
+            for name, originals in list(module.parametrizations.items()):  # type: ignore[operator, union-attr]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                if any(True for _ in originals.parameters(recurse=False)) and name not in module._parameters:
+                    value = getattr(module, name).detach()  # frozen, or gradients are off: torch leaves no parameter
+                    delattr(module, name)
+                    module.register_parameter(name, nn.Parameter(value, requires_grad=False))
         hooks: list[Any] = list(module._forward_pre_hooks.values())
         for hook in hooks:
             remove = {"WeightNorm": remove_weight_norm, "SpectralNorm": remove_spectral_norm}.get(type(hook).__name__)

@@ -101,7 +101,9 @@ def _make(
     keep: list[str] | None = None,
 ) -> nn.Module:
     activations = str(config.activations)
-    return make_integer(module, quantized, rules=config.rules, activations=activations, sites=sites, keep=keep or ())
+    return make_integer(
+        module, quantized, rules=config.rules, activations=activations, sites=sites, keep=keep or ()
+    ).eval()
 
 
 def _config(recipe: str | Path | QuantizeConfig | None, options: dict[str, Any]) -> QuantizeConfig:
