@@ -253,11 +253,12 @@ def enter(sites: Sites, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def leave_output(output: Any) -> Any:
-    """The outermost module's result as floats: the tensor, the first of a tuple, the tensors of a dict."""
+    """The outermost module's result as floats: the tensor, or the tensors of a tuple, list or dict."""
     if isinstance(output, Activation):
         return as_float(output)
-    if isinstance(output, tuple) and output and isinstance(output[0], Activation):
-        return (as_float(output[0]), *output[1:])
+    if isinstance(output, tuple | list):
+        parts = [as_float(x) if isinstance(x, Activation) else x for x in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     if isinstance(output, dict):
         return type(output)((key, as_float(x) if isinstance(x, Tensor) else x) for key, x in output.items())
     return None
