@@ -27,6 +27,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write
 from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, code_range
 from asrcompress.integers.grid import Grid
+from asrcompress.integers.grid_tree import from_tree, to_tree
 from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
 
 FORMAT = "asrcompress.v1"
@@ -107,7 +108,7 @@ def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = F
         "tied": content.tied,
     }
     if content.grids:
-        record["grids"] = {site: grid.to_json() for site, grid in content.grids.items()}
+        record["grids"] = to_tree(content.grids)
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
     tensors[JSON_NAME] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     data = save(tensors, metadata={"format": FORMAT})
@@ -156,7 +157,7 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
         _check_record(record)
         quantized = {name: _unpack(name, entry, tensors) for name, entry in record["weights"].items()}
         parts = {key: record[key] for key in ("family", "config", "vocabulary", "recipe", "parent", "tied")}
-        grids = {site: Grid.from_json(grid) for site, grid in record.get("grids", {}).items()}
+        grids = from_tree(record.get("grids", {}))
         content = ArtifactContent(quantized=quantized, floats=tensors, grids=grids, **parts)
     except DAMAGE as error:
         cause = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error

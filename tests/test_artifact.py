@@ -30,6 +30,7 @@ from asrcompress.artifact import (
 )
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity
+from asrcompress.integers.grid import Grid
 from asrcompress.quantizers import asymmetric, binary
 from asrcompress.quantizers.rtn import quantize
 
@@ -88,6 +89,15 @@ def test_everything_comes_back_as_it_was(artifact):
     for name, tensor in content.floats.items():
         assert torch.equal(back.floats[name].to(tensor.dtype), tensor), name
         assert back.floats[name].shape == tensor.shape
+
+
+def test_grids_come_back_and_models_without_them_have_no_such_key(tmp_path):
+    grids = {":input": Grid(0.25, 0, 16), "fc:in": Grid(0.5, -3, 8), "fc:out": Grid(1e-4, 0, 16)}
+    save_artifact(tmp_path / "x", dataclasses.replace(make_content(), grids=grids))
+    assert load_artifact(tmp_path / "x").grids == grids
+    save_artifact(tmp_path / "y", make_content())
+    assert load_artifact(tmp_path / "y").grids == {}
+    assert b'"grids"' not in (tmp_path / "y").read_bytes()
 
 
 def make_zero_points() -> ArtifactContent:

@@ -323,3 +323,12 @@ def test_a_code_below_the_symmetric_grid_is_refused(uneven, scratch):
         tensors["fc.weight_packed"] = torch.full((3,), 0b10101010, dtype=torch.uint8)  # -2, four times a byte
 
     assert "holds the code -2" in refused(scratch, rebuilt(scratch, uneven, change))
+
+
+@pytest.mark.parametrize(
+    "grids",
+    [5, ["in"], {"fc": 1.0}, {"fc": {":in": "0.5"}}, {"fc": {":in": [0.5, 0, 32]}}, {"fc": {":in": -1}}, {"a": None}],
+)
+def test_grids_that_are_none_are_refused(good, scratch, grids):
+    data = rebuilt(scratch, good, lambda record, tensors: record.update(grids=grids))
+    assert "is damaged" in refused(scratch, data)

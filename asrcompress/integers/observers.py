@@ -108,5 +108,5 @@ class Observer:
 
 
 def _rounded(grid: Grid) -> Grid:
-    """The scale with six digits: what the artifact's JSON stores."""
-    return Grid(float(f"{grid.scale:.6g}"), grid.zero_point, grid.num_bits)
+    """The scale with four digits: what the artifact's JSON stores."""
+    return Grid(float(f"{grid.scale:.4g}"), grid.zero_point, grid.num_bits)
