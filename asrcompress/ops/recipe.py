@@ -17,7 +17,8 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity
 from asrcompress.integers.observers import METHODS
 from asrcompress.packing import SUPPORTED_BITS
-from asrcompress.quantizers import get_quantizer
+from asrcompress.quantizers import get_quantizer, supported_bits
+from asrcompress.quantizers.support import require_bits
 
 LEVELS = ("stored", "computed", "integer-only")
 RULE_LEVELS = ("float", *LEVELS)
@@ -96,7 +97,7 @@ class QuantizeConfig:
         if not 2 <= self.intermediate_bits <= 16:
             raise AsrCompressError(f"--intermediate-bits {self.intermediate_bits}: use 2 to 16")
         Granularity.parse(self.granularity)
-        get_quantizer(self.method)
+        require_bits(self.method, self.num_bits, supported_bits(self.method), f"--bits {self.num_bits}")
         needed = {None: None, "stored": "none", "computed": "int8", "integer-only": "int8"}[self.level]
         if needed and self.activations not in (None, needed):
             raise AsrCompressError(
