@@ -40,6 +40,11 @@ def select(sites: Sequence[WeightSite], config: QuantizeConfig) -> list[WeightSi
     }
     excluded |= {site.tied_to or site.name for site in sites if config.level_of(site.name) == "float"}
     for rule in config.rules:
+        for word, wanted in (("activations", rule.activations), ("level integer-only", rule.level == "integer-only")):
+            if wanted and not config.is_static:
+                raise AsrCompressError(
+                    f"rule '{rule.modules}': {word} needs the grids of --level integer-only; this is level {config.level}"
+                )
         if rule.activations is None and not any(rule.fits(site.name) for site in sites):
             raise AsrCompressError(
                 f"rule '{rule.modules}' fits no module with weights; the first are {', '.join(site.module for site in sites[:3])}"
@@ -67,6 +72,16 @@ def require_twins(module: nn.Module, sites: Iterable[WeightSite], config: Quanti
             f"module '{owner}' ({kind}) has no integer twin, so level {config.level} is out of reach; --exclude '{name}' "
             "leaves it in float, --level stored packs the rest"
         )
+
+
+def require_sites(grids: Iterable[str], config: QuantizeConfig) -> None:
+    """A rule about activations that fits no site is an error."""
+    sites = list(grids)
+    for rule in config.rules:
+        if rule.activations is not None and not any(rule.fits(site) for site in sites):
+            raise AsrCompressError(
+                f"rule '{rule.modules}' fits no module or site with activations; the first are {', '.join(sites[:3])}"
+            )
 
 
 def wants_statistics(chosen: Iterable[str], config: QuantizeConfig) -> bool:

@@ -24,6 +24,7 @@ from asrcompress.ops.compress import (
     islands,
     pack_weight,
     require_finite,
+    require_sites,
     require_twins,
     select,
     wants_statistics,
@@ -165,6 +166,8 @@ def quantize_source(
     recipe = _recipe(source, config, is_whole=quantized.keys() >= set(first))
     if config.is_static and (kept := islands(sites, quantized, config)):
         recipe["islands"], recipe["level"] = kept, "partial"
+    elif recipe["level"] == "computed" and any(config.level_of(site.name) == "stored" for site in sites):
+        recipe["level"] = "stored"  # a rule has it so
     if data:
         recipe["calibration"] = data.describe()
     content = ArtifactContent(
@@ -182,6 +185,7 @@ def quantize_source(
         observed = build_model(replace(source, tensors=floats, checkpoint=None, content=content), observe=watching)
         run(observed.module, progress)
         content = replace(content, grids=recorder.grids(config))
+        require_sites(content.grids, config)
     # Building the integer model now finds whatever does not fit before anything is on disk.
     build_model(replace(source, tensors=floats, checkpoint=None, content=content))
     return content

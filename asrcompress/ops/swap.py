@@ -26,6 +26,7 @@ from asrcompress.ops.compress import (
     make_integer,
     pack_weight,
     require_finite,
+    require_sites,
     require_twins,
     select,
     wants_statistics,
@@ -90,7 +91,9 @@ def swap(
     keep = islands(sites, quantized, config)
     recorder, watching = recording_sites()
     run(_make(copy.deepcopy(whole), quantized, config, watching, keep), progress)
-    return _make(whole, quantized, config, Sites(grids=recorder.grids(config)), keep)
+    grids = recorder.grids(config)
+    require_sites(grids, config)
+    return _make(whole, quantized, config, Sites(grids=grids), keep)
 
 
 def _make(

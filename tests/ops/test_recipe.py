@@ -1,0 +1,183 @@
+"""Recipes: the order of rules, what globs are over, and lines for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asrcompress.artifact import load_artifact
+from asrcompress.errors import AsrCompressError
+from asrcompress.ops.quantize import Calibrate, plan, quantize
+from asrcompress.ops.recipe import QuantizeConfig, Rule, override, read_recipe
+
+RECIPES = Path(__file__).resolve().parents[2] / "samples" / "recipes"
+
+
+def read(folder: Path, text: str) -> QuantizeConfig:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return QuantizeConfig(**read_recipe(path))
+
+
+def test_of_the_rules_that_fit_the_last_one_that_says_something_counts(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        """
+        bits = 4
+        level = "integer-only"
+        [[rules]]
+        modules = "encoder.*"
+        bits = 8
+        method = "mse"
+        [[rules]]
+        modules = "*.fc1"
+        bits = 3
+        granularity = "per_tensor"
+        [[rules]]
+        modules = "encoder.layers.1.*"
+        level = "computed"
+        [[rules]]
+        modules = "encoder.layers.1.fc1.weight"
+        level = "stored"
+        """,
+    )
+    assert config.of_weight("decoder.fc2.weight") == (4, "per_channel", "rtn")
+    assert config.of_weight("encoder.layers.0.fc2.weight") == (8, "per_channel", "mse")
+    assert config.of_weight("encoder.layers.0.fc1.weight") == (3, "per_tensor", "mse")
+    assert config.of_weight("decoder.fc1.weight") == (3, "per_tensor", "rtn")
+    assert [config.level_of(f"encoder.layers.{name}") for name in ("0.fc1.weight", "1.fc2", "1.fc1.weight")] == [
+        "integer-only",
+        "computed",
+        "stored",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("glob", "fitting"),
+    [
+        ("conv", {"conv", "conv.0", "conv.0.weight", "conv.0:in", "conv.0:out"}),  # a module, and all inside of it
+        ("conv.0.weight", {"conv.0.weight"}),
+        ("*:in", {"conv.0:in"}),
+        ("conv.0:o*", {"conv.0:out"}),
+        ("?onv.[0-3]", {"conv.0", "conv.0.weight", "conv.0:in", "conv.0:out"}),
+        ("Conv", set()),
+        ("*", {"conv", "conv.0", "conv.0.weight", "conv.0:in", "conv.0:out", "gru", ":input"}),
+        (":input", {":input"}),
+    ],
+)
+def test_globs_are_over_modules_weights_and_sites(glob: str, fitting: set[str]) -> None:
+    names = ["conv", "conv.0", "conv.0.weight", "conv.0:in", "conv.0:out", "gru", ":input"]
+    assert {name for name in names if Rule(glob, bits=4).fits(name)} == fitting
+
+
+def test_bits_of_activations() -> None:
+    rules = (Rule("encoder", activations="int6"), Rule("encoder.norm:*", activations="int12"))
+    config = QuantizeConfig(level="integer-only", intermediate_bits=14, rules=rules)
+    assert config.bits_of_site("decoder:add", is_operand=False) == 14
+    assert config.bits_of_site("decoder.fc1:in", is_operand=True) == 8
+    assert config.bits_of_site("encoder.fc1:in", is_operand=True) == 6
+    assert config.bits_of_site("encoder.norm:out", is_operand=False) == 12
+    assert config.bits_of_site("encoder.norm:in", is_operand=True) == 8  # a product multiplies 8 bits at most
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bit = 4", r"'bit' is not an option.*use bits, .*rules"),
+        ('bits = "4"', "'bits' must be int"),
+        ("bits = true", "'bits' must be int"),
+        ("bits = 5", "bits 5: use one of"),
+        ('include = "*"', "'include' must be a list of strings"),
+        ("include = [1]", "'include' must be a list of strings"),
+        ('level = "integer"', "level integer: use stored, computed, integer-only"),
+        ('level = "stored"\nactivations = "int8"', "level stored is with --activations none"),
+        ('method = "best"', "'best' is not known; use one of"),
+        ("bits = ", "is not TOML"),
+        ("rules = 3", r"'rules' must be tables, each under a line \[\[rules\]\]"),
+        ("[rules]\nmodules = '*'", "'rules' must be tables"),
+        ("[[rules]]\nbits = 4", "a rule has no 'modules'"),
+        ("[[rules]]\nmodule = '*'", "'module' is not an option of a rule; use modules, bits"),
+        ("[[rules]]\nmodules = '*'\nbits = '4'", "'bits' must be int"),
+        ("[[rules]]\nmodules = '*'\nbits = 7", "rule '\\*': bits 7: use one of"),
+        ("[[rules]]\nmodules = '*'\nlevel = 'half'", "rule '\\*': level 'half': use float, stored"),
+        ("[[rules]]\nmodules = '*'\nactivations = 'float16'", "rule '\\*': activations 'float16': use int2 to int16"),
+        ("[[rules]]\nmodules = '*'\ngranularity = 'per_row'", "per_row"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_that_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(AsrCompressError, match=rf"^\S*recipe\.toml: .*{message}") as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(AsrCompressError, match=r"none\.toml: the recipe could not be read: No such file"):
+        read_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rules": (Rule("convolution", bits=4),)}, "rule 'convolution' fits no module with weights; the first are conv.0"),
+        ({"rules": (Rule("conv*", activations="int4"),)}, r"rule 'conv\*': activations needs the grids of --level integer-only"),
+        ({"rules": (Rule("conv*", level="integer-only"),), "level": "computed"}, r"rule 'conv\*': level integer-only needs"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_fits_nothing_or_not_the_level(tiny_kws: Path, options: dict, message: str) -> None:
+    with pytest.raises(AsrCompressError, match=message):
+        plan(tiny_kws, QuantizeConfig(**options))
+
+
+def test_what_is_given_later_wins_and_level_and_activations_are_one_thing() -> None:
+    recipe = {"num_bits": 4, "activations": "int8"}
+    assert override(recipe, {"num_bits": 8}) == {"num_bits": 8, "activations": "int8"}
+    assert override(recipe, {"level": "stored"}) == {"num_bits": 4, "level": "stored"}
+    assert override({"level": "integer-only"}, {"activations": "none"}) == {"activations": "none"}
+    assert recipe == {"num_bits": 4, "activations": "int8"}
+
+
+@pytest.mark.parametrize(
+    ("level", "rule_level", "claimed"),
+    [
+        ("integer-only", "float", "partial"), ("integer-only", "stored", "partial"), ("integer-only", "computed", "partial"),
+        ("integer-only", "integer-only", "integer-only"), ("computed", "stored", "stored"), ("computed", "float", "partial"),
+        ("stored", "computed", "stored"),
+    ],
+)  # fmt: skip
+def test_the_level_that_a_file_with_rules_claims(
+    tiny_kws: Path, samples_dir: Path, tmp_path: Path, level: str, rule_level: str, claimed: str
+) -> None:
+    config = QuantizeConfig(level=level, calibration_limit=2, rules=(Rule("gru", level=rule_level),))
+    data = Calibrate(samples_dir / "kws" / "manifest.tsv", split="dev") if level == "integer-only" else None
+    result = quantize(tiny_kws, tmp_path / "k.safetensors", config, calibrate=data)
+    assert result.record["recipe"]["level"] == claimed
+    recipe = load_artifact(result.path).recipe
+    assert recipe.get("islands", []) == (["gru"] if claimed == "partial" and level == "integer-only" else [])
+    assert recipe["rules"] == [{"modules": "gru", "level": rule_level}]
+    honesty = result.record["honesty"]
+    assert honesty["claimed"] == claimed and honesty["violations"] == []
+
+
+def test_a_rule_about_a_site_that_does_not_exist(tiny_kws: Path, samples_dir: Path, tmp_path: Path) -> None:
+    data = Calibrate(samples_dir / "kws" / "manifest.tsv", split="dev")
+    rules = (Rule("conv.0:in", activations="int4"), Rule("conv.0:inn", activations="int4"))
+    config = QuantizeConfig(level="integer-only", calibration_limit=2, rules=rules[:1])
+    content = load_artifact(quantize(tiny_kws, tmp_path / "k.safetensors", config, calibrate=data).path)
+    assert content.grids["conv.0:in"].num_bits == 4 and content.grids["classifier:in"].num_bits == 8
+    config = QuantizeConfig(level="integer-only", calibration_limit=2, rules=rules)
+    with pytest.raises(AsrCompressError, match=r"rule 'conv\.0:inn' fits no module or site with activations"):
+        quantize(tiny_kws, tmp_path / "l.safetensors", config, calibrate=data)
+    assert not (tmp_path / "l.safetensors").exists()
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_sample_recipes_fit_the_sample_models(path: Path, samples_dir: Path) -> None:
+    model = "kws/crnn_computer.pt" if path.stem.startswith("kws") else "asr/checkpoint_best.pt"
+    config = QuantizeConfig(**read_recipe(path))
+    packed, _ = plan(samples_dir / model, config)
+    if path.stem == "integer-only":
+        bits = {name: config.of_weight(name)[0] for name in packed}
+        assert bits["encoder.subsample.conv_layers.0.weight"] == bits["decoder.layers.0.self_attn.q_proj.weight"] == 8
+        assert bits["decoder.layers.0.encoder_attn.q_proj.weight"] == bits["decoder.layers.0.fc1.weight"] == 4
+        assert config.is_static
