@@ -7,6 +7,8 @@ calibration does; Migacz, GTC 2017). Wide grids (above 8 bits) always cover twic
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Decimal
+
 import torch
 from torch import Tensor
 
@@ -108,5 +110,7 @@ class Observer:
 
 
 def _rounded(grid: Grid) -> Grid:
-    """The scale with four digits: what the artifact's JSON stores."""
-    return Grid(float(f"{grid.scale:.4g}"), grid.zero_point, grid.num_bits)
+    """The scale with four digits, rounded up so that the range is still covered: what the artifact's JSON stores."""
+    scale = Decimal(grid.scale)
+    digit = Decimal((0, (1,), scale.adjusted() - 3))
+    return Grid(float(scale.quantize(digit, rounding=ROUND_CEILING)), grid.zero_point, grid.num_bits)

@@ -28,13 +28,13 @@ def test_minmax_covers_all_that_was_seen_and_no_more(symmetric):
     grid = observer(x[:10], x[10:]).grid(8, symmetric=symmetric, method="minmax")
     low, high = float(x.min()), float(x.max())
     wanted = max(-low, high) / 127 if symmetric else (high - min(low, 0)) / 255
-    assert grid.scale == pytest.approx(wanted, rel=1e-5)
+    assert wanted <= grid.scale <= wanted * 1.001  # rounded up to the four digits that are stored
+    assert len(repr(grid.scale)) <= len("0.00000")
 
 
 def test_wide_grids_cover_twice_what_was_seen():
-    assert observer(torch.tensor([-3.0, 1.0])).grid(16, symmetric=True, method="mse").scale == pytest.approx(
-        6 / 32767, rel=1e-5
-    )
+    scale = observer(torch.tensor([-3.0, 1.0])).grid(16, symmetric=True, method="mse").scale
+    assert 6 / 32767 <= scale <= 6 / 32767 * 1.001
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
