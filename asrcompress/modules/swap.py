@@ -16,7 +16,7 @@ from torch import nn
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
 from asrcompress.integers.sites import Sites
-from asrcompress.modules.twins import Twin, find_static_twin, find_twin
+from asrcompress.modules.twins import OPAQUE, Twin, find_static_twin, find_twin, forward_class
 from asrcompress.modules.weight import FloatWeight, IntegerWeight, check_activations
 
 
@@ -37,7 +37,9 @@ def swappable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Twin]]
         if name.startswith(inside) and inside:
             continue
         twin = find_twin(module)
-        if twin is not None:
+        if forward_class(module) in OPAQUE:
+            inside = (*inside, f"{name}.")
+        elif twin is not None:
             inside = (*inside, f"{name}.")
             yield name, module, twin
 

@@ -194,6 +194,10 @@ STATIC_TWINS: dict[str, Callable[[Any], nn.Module]] = {
 }
 
 
+# Modules that hand their children's weights to a function and have no twin: nothing inside of them is swapped.
+OPAQUE = ("torch.nn.modules.activation.MultiheadAttention",)
+
+
 def find_twin(module: nn.Module) -> Twin | None:
     """The twin of the class whose forward this module runs, or None."""
     return TWINS.get(forward_class(module))

@@ -145,7 +145,11 @@ def _copy(model: nn.Module) -> nn.Module:
     # Weight norm leaves a tensor with a gradient in its module, which deepcopy refuses; the norm makes it anew.
     stale = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in stale if not value.is_leaf}
-    return plain_weights(copy.deepcopy(model, memo)).float().eval()
+    copied = plain_weights(copy.deepcopy(model, memo)).float().eval()
+    for module in copied.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # else a fused kernel takes its layers' float weights
+    return copied
 
 
 def _find_sites(model: nn.Module) -> list[WeightSite]:

@@ -357,3 +357,31 @@ def test_what_calibration_never_ran_is_named_when_it_runs(small: nn.Module) -> N
     module = asrcompress.swap(small, calibrate=lambda m: None, level="integer-only")
     with pytest.raises(AsrCompressError, match="has no grid, since calibration never ran it"):
         module(X)
+
+
+@torch.no_grad()
+def test_attention_that_reads_its_weights_itself_is_left_whole_or_named() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2).eval()
+    x = torch.randn(3, 7, 16)
+    module = asrcompress.swap(model)
+    assert type(module.layers[0].linear1).__name__ == "IntegerLinear"
+    assert type(module.layers[0].self_attn.out_proj).__mro__[1] is nn.Linear
+    assert 30 < decibels(model(x), module(x)) < 60
+    with pytest.raises(
+        AsrCompressError, match=r"module 'layers\.0\.self_attn' \(MultiheadAttention\) has no integer twin"
+    ):
+        asrcompress.swap(model, level="computed")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weight_norm_that_has_run_with_gradients_is_copied_and_made_plain() -> None:
+    model = nn.Sequential(
+        nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3))
+    )
+    wanted = model(X)  # leaves a tensor with a gradient in the first module, which copy.deepcopy refuses
+    module = asrcompress.swap(model)
+    assert [type(part).__name__ for part in module] == ["IntegerConv"] * 2
+    assert decibels(wanted, module(X)) > 30 and torch.equal(model(X), wanted)
+    model(X).sum().backward()
+    assert model[0].weight_g.grad is not None and model[1].parametrizations.weight.original0.grad is not None
