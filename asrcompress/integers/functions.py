@@ -283,7 +283,7 @@ FUNCTIONS: dict[Any, Function] = {
 BY_NAME = frozenset(
     func
     for func in FUNCTIONS
-    if func.__name__ in AUGMENTED or func.__name__.endswith("_") and not func.__name__.endswith("__")
+    if func.__name__ in AUGMENTED or (func.__name__.endswith("_") and not func.__name__.endswith("__"))
 )
 BY_ARGUMENT = {
     func: list(inspect.signature(func).parameters).index("inplace")
