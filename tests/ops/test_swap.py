@@ -270,6 +270,8 @@ def test_a_rule_gives_activations_fewer_bits(srcnn: nn.Module) -> None:
     coarse = {"modules": "mapping:in", "activations": "int4"}
     assert quality() > 32 > 25 > quality(coarse)
     assert quality(coarse, {"modules": "mapping", "activations": "int8"}) > 28  # the last one counts
+    with pytest.raises(AsrCompressError, match="rule 'mapping:inn' fits no module or site with activations"):
+        quality({"modules": "mapping:inn", "activations": "int4"})
 
 
 @torch.no_grad()
