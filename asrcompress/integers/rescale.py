@@ -83,7 +83,12 @@ def to_codes(x: Tensor, grid: Grid) -> Tensor:
 
 
 def rescale(x: Tensor, factor: float, grid: Grid, *, num_bits: int = 31) -> Tensor:
-    """Integers x times a real factor, as codes of `grid` (x * factor is in units of grid.scale).
+    """Integers x times a real factor, as codes of `grid` (x * factor is in units of grid.scale)."""
+    return to_codes(times(x, factor, num_bits=num_bits), grid)
+
+
+def times(x: Tensor, factor: float, *, num_bits: int = 31) -> Tensor:
+    """Integers x times a real factor, rounded, int64.
 
     num_bits: what |x| fits; beyond 31 the multiplier has as many bits less, so that 64 bits hold the product.
     """
@@ -91,7 +96,7 @@ def rescale(x: Tensor, factor: float, grid: Grid, *, num_bits: int = 31) -> Tens
     products = x.to(torch.int64) * multiplier
     if shift:
         products = products.add_(1 << (shift - 1)).bitwise_right_shift_(shift)
-    return to_codes(products, grid)
+    return products
 
 
 def regrid(codes: Tensor, old: Grid, new: Grid) -> Tensor:

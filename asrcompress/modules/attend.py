@@ -15,7 +15,7 @@ from torch import Tensor
 from asrcompress.errors import AsrCompressError
 from asrcompress.integers.matmul import int_bmm, quantize_tokens
 from asrcompress.integers.products import batched_product
-from asrcompress.integers.rescale import rescale
+from asrcompress.integers.rescale import rescale, times
 from asrcompress.integers.softmax import LOWEST, softmax_sum
 from asrcompress.integers.tensor import Activation, GridTensor, as_float, grid_tensor, same_grid
 from asrcompress.modules.weight import passed
@@ -98,11 +98,10 @@ def _attend_static(
 ) -> GridTensor:  # fmt: skip
     sites = q.sites
     grid, out_grid = sites.grid(sites.next_site("scores")), sites.grid(sites.next_site("attended"))
-    scores = rescale(batched_product(q.payload, k.payload), q.grid.scale * k.grid.scale / grid.scale, grid).to(
-        torch.int64
-    )
+    scores = times(batched_product(q.payload, k.payload), q.grid.scale * k.grid.scale / grid.scale)
     if isinstance(extra_scores, GridTensor):
-        scores = scores + extra_scores.on(grid).payload
+        scores = scores + times(extra_scores.payload, extra_scores.grid.scale / grid.scale)
+    scores = scores.clamp(grid.code_min, grid.code_max)  # of the sum, whose parts may be larger
     if added is not None:
         if added.dtype != torch.bool:
             raise AsrCompressError(
