@@ -75,14 +75,30 @@ class Sites:
         return found
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put the hooks on every module of `model`, and let its twins make their constants."""
+        """Put the hooks on every module of `model`, and let its twins make their constants, anew when it moves to another device.
+
+        The hooks belong to these very modules: the model cannot be copied.
+        """
         for name, module in model.named_modules():
             self._attach(name, module, model)
-        if self.grids is not None:
-            for name, module in model.named_modules():
-                if hasattr(module, "fix"):
-                    module.fix(lambda kind, name=name: self.grids.get(f"{name}:{kind}"))  # type: ignore[union-attr]
+        plain_apply = model._apply
+
+        def apply(function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+            plain_apply(function, recurse)
+            self._fix(model)
+            return model
+
+        model._apply, model.__deepcopy__ = apply, _refuse_copy  # type: ignore[assignment]
+        self._fix(model)
         return model
+
+    def _fix(self, model: nn.Module) -> None:
+        grids = self.grids
+        if grids is None:
+            return
+        for name, module in model.named_modules():
+            if hasattr(module, "fix"):
+                module.fix(lambda kind, name=name: grids.get(f"{name}:{kind}"))  # type: ignore[operator]
 
     def _attach(self, name: str, module: nn.Module, root: nn.Module) -> None:
         from asrcompress.integers import tensor
@@ -121,6 +137,10 @@ class Sites:
         module.sites, module.forward = self, forward  # type: ignore[assignment]
         module.register_forward_pre_hook(before, with_kwargs=True)
         module.register_forward_hook(after, always_call=True)
+
+
+def _refuse_copy(memo: Any) -> None:
+    raise AsrCompressError("a model of level integer-only cannot be copied; load its artifact again, or swap again")
 
 
 def is_operand(site: str) -> bool:

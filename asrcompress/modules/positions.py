@@ -29,7 +29,9 @@ class _Table(nn.Module):
         super().__init__()
         self.register_buffer("table", table.detach().float(), persistent=False)
         self.register_buffer(
-            "entries", enter_integers(table.detach().float(), UNIT_GRID.scale, 0, 16).clamp_min(-32767), persistent=False
+            "entries",
+            enter_integers(table.detach().float(), UNIT_GRID.scale, 0, 16).clamp_min(-32767),
+            persistent=False,
         )
 
     def rows(self, index: Any) -> Tensor:

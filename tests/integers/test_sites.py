@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from asrcompress.integers.grid import Grid
 from asrcompress.integers.lengths import LengthTensor
 from asrcompress.integers.sites import Sites, is_operand
 from asrcompress.integers.tensor import GridTensor, ObservedTensor, point
-from tests.fixtures.static import floats
+from tests.fixtures.static import floats, static_pair
 
 GRID = Grid(0.25, 0, 16)
 
@@ -126,3 +128,15 @@ def test_lengths_and_other_arguments_at_the_door():
 )  # fmt: skip
 def test_operands_of_products_are_known_by_name(site, wanted):
     assert is_operand(site) == wanted
+
+
+def test_a_static_model_is_not_copied_and_its_constants_move_with_it():
+    """A copy's hooks would run the original; constants are made anew from what was moved."""
+    _, model = static_pair(nn.Linear(4, 3), lambda m: m(torch.ones(2, 4)))
+    with pytest.raises(AsrCompressError, match="cannot be copied"):
+        copy.deepcopy(model)
+    before = model(torch.ones(2, 4))
+    fixed = model.inner.fixed
+    assert model.to("cpu") is model
+    assert model.inner.fixed is not fixed
+    assert torch.equal(model(torch.ones(2, 4)), before)
