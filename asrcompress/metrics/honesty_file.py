@@ -77,8 +77,7 @@ def code_table(quantized: Mapping[str, QuantizedWeight]) -> list[dict[str, Any]]
         width = max(weight.num_bits, 2)
         low, bin_width = -(2 ** (width - 1)), 2 ** max(width - 4, 0)
         bins = torch.bincount(((codes - low) // bin_width).flatten().clamp(0), minlength=2 ** min(width, 4))
-        side = [tensor for tensor in (weight.scale,) if tensor is not None]
-        extra = sum(tensor.numel() * tensor.element_size() for tensor in side)
+        extra = weight.scale.numel() * weight.scale.element_size()
         if weight.zero_point is not None:
             extra += packed_size_bytes(weight.zero_point.numel(), weight.num_bits)
         stored = packed_size_bytes(codes.numel(), weight.num_bits) + extra
@@ -87,6 +86,7 @@ def code_table(quantized: Mapping[str, QuantizedWeight]) -> list[dict[str, Any]]
                 "name": name,
                 "num_bits": weight.num_bits,
                 "granularity": str(weight.granularity),
+                "method": weight.method,
                 "distinct_min": int(distinct[0]),
                 "distinct_median": int(distinct[(len(distinct) - 1) // 2]),
                 "distinct_max": int(distinct[-1]),
