@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.best import winners
+from experiments.best import SCOPES, winners
 from experiments.plan import (
     KINDS,
     LEVELS_OF,
@@ -43,11 +43,12 @@ def _best_of(runs: Sequence[Result]) -> Result:
 
 def _float(results: Results) -> str:
     own, data = results.float_model["eval"], results.conditions["data"]["eval"]
-    beam = results.float_model["beam5.eval"]
+    beam, better = results.float_model["beam5.eval"], sum(run.test.is_better for run in results.runs.values())
     return (
         f"**The yardstick.** Float makes {own.num_errors} errors in {data['num_words']:,} words: WER {percent(own.wer)} "
         f"greedy [{percent(own.low)}, {percent(own.high)}], {percent(beam.wer)} with beam 5. One error is {100 / data['num_words']:.3f} points, so "
-        "differences of a few errors say nothing; what is called worse below has a paired 95 % interval above 0."
+        "differences of a few errors say nothing; what is called worse below has a paired 95 % interval above 0. "
+        f"With {len(results.runs)} runs some intervals leave out 0 by chance; {better} of them lie below 0."
     )
 
 
@@ -147,13 +148,16 @@ def _costly_kinds(results: Results) -> str:
     said = "; ".join(
         f"{label} at {bits} bits ({points(delta)})" for delta, label, bits in sorted(worst, reverse=True)[:6]
     )
-    return f"**What costs most**, in points of WER and among what was tried: {said}."
+    return f"**What costs most**, in points of WER and among what was tried, weights rounded with `rtn`: {said}."
 
 
 def _best(results: Results) -> str:
     kept: dict[str, list[str]] = {}
-    for (criterion, scope), run in winners(results).items():
-        kept.setdefault(run.name, []).append(f"{criterion} ({scope})")
+    found = winners(results)
+    for (criterion, scope), run in found.items():
+        twice = all(found.get((criterion, other)) is run for other in SCOPES)
+        if not twice or scope == SCOPES[0]:
+            kept.setdefault(run.name, []).append(criterion if twice else f"{criterion} ({scope})")
     parts = []
     for name, promises in kept.items():
         run = results.runs[name]

@@ -21,7 +21,9 @@ PAGE = """\
 # Experiments
 
 What bits, granularity, method and level cost in word error rate and save in file size, what single kinds of layers cost when
-they alone go to few bits, and which strategy is best: for one model, measured. {conditions}
+they alone go to few bits, and which strategy is best: for one model, measured.
+
+{conditions}
 
 ## What was found
 
@@ -29,8 +31,8 @@ they alone go to few bits, and which strategy is best: for one model, measured. 
 
 ![WER against size](experiments/sizes.svg)
 
-All runs with a WER below {most_wer}; labelled, with their intervals, those that no smaller file beats. The diamond is the float model, the band its
-interval.
+All runs but those of part 3 with a WER below {most_wer}; labelled, with their intervals, those that no smaller file beats.
+The diamond is the float model, the band its interval.
 
 ## 1. Weights: bits, granularity, method
 
@@ -107,11 +109,7 @@ def render() -> dict[str, str]:
         strategies=tables.best_table(results, list(shown.values())),
         recipes=recipes,
     )
-    labels = {
-        run.name: run.name.removeprefix("weights-").removeprefix("best-")
-        for run in pareto(results)
-        if run.test.wer < MOST_WER
-    }
+    labels = {run.name: run.name.removeprefix("weights-") for run in pareto(results) if run.test.wer < MOST_WER}
     return {
         "experiments.md": text,
         "experiments/sizes.svg": sizes_plot(results, labels),

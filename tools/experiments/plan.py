@@ -178,6 +178,11 @@ def _best() -> list[Run]:
     add("3", {"bits": 3})
     add("3-feedforward-2", {"bits": 3}, feedforward | {"bits": 2})
     add("3-attention-2", {"bits": 3}, attention | {"bits": 2})
+    add("3-decoder-2", {"bits": 3}, {"modules": "decoder.layers.*", "bits": 2})
+    add("3-encoder-2", {"bits": 3}, {"modules": "encoder.transformer_layers.*", "bits": 2})
+    for half, layers in (("early", "[012]"), ("late", "[345]")):
+        encoder = {"modules": f"encoder.transformer_layers.{layers}", "bits": 2}
+        add(f"3-decoder-{half}-encoder-2", {"bits": 3}, {"modules": "decoder.layers.*", "bits": 2}, encoder)
     add("2", {"bits": 2})
     add("2-groups", {"bits": 2} | wide, conv_groups)
     add("2-small-groups", {"bits": 2} | narrow)

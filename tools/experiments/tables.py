@@ -144,5 +144,5 @@ def best_table(results: Results, runs: Sequence[Result]) -> str:
     for run in sorted(runs, key=lambda run: -run.size_bytes):
         found = [run.evaluations.get(suffix) for suffix in own]
         cells = [f"{percent(figures.wer)} ({paired(figures)})" if figures else NONE for figures in found]
-        rows.append([f"`{run.name.removeprefix('best-')}`", run.audited or run.level, size(run.size_bytes), *cells])
+        rows.append([f"`{run.name}`", run.audited or run.level, size(run.size_bytes), *cells])
     return table(["strategy", "level, audited", "size", "test, greedy", "test, beam 5", "dev, greedy"], rows)
