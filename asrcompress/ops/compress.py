@@ -77,6 +77,8 @@ def require_twins(module: nn.Module, sites: Iterable[WeightSite], config: Quanti
 def require_sites(grids: Iterable[str], config: QuantizeConfig) -> None:
     """A rule about activations that fits no site is an error."""
     sites = list(grids)
+    # Softmax's weights are operands without a grid of their own: their largest is always the largest code.
+    sites += [site.replace(":scores", ":softmax") for site in sites if ":scores" in site]
     for rule in config.rules:
         if rule.activations is not None and not any(rule.fits(site) for site in sites):
             raise AsrCompressError(

@@ -171,6 +171,14 @@ def test_a_rule_about_a_site_that_does_not_exist(tiny_kws: Path, samples_dir: Pa
     assert not (tmp_path / "l.safetensors").exists()
 
 
+def test_a_rule_about_softmaxs_weights(tiny_s2t: Path, tiny_speech: Path, tmp_path: Path) -> None:
+    """They have bits and no grid, so calibration records no site of that name."""
+    rules = (Rule("*.self_attn:softmax", activations="int4"),)
+    config = QuantizeConfig(level="integer-only", calibration_limit=2, rules=rules)
+    result = quantize(tiny_s2t, tmp_path / "q.safetensors", config, calibrate=Calibrate(tiny_speech))
+    assert result.record["recipe"]["rules"] == [{"modules": "*.self_attn:softmax", "activations": "int4"}]
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_sample_recipes_fit_the_sample_models(path: Path, samples_dir: Path) -> None:
     model = "kws/crnn_computer.pt" if path.stem.startswith("kws") else "asr/checkpoint_best.pt"
