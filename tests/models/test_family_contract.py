@@ -26,7 +26,10 @@ TINY = {
     "wav2vec_ctc": "tiny_wav2vec_ctc",
     "hubert_ctc": "tiny_hubert_ctc",
 }
-BIASES = ("pos_bias_u", "pos_bias_v")  # one number per head and column, added to queries: no matrix is multiplied by them
+BIASES = (
+    "pos_bias_u",
+    "pos_bias_v",
+)  # one number per head and column, added to queries: no matrix is multiplied by them
 NAMES = {"asr": ("transcriber",), "keyword": ("scores",)}
 
 
