@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.fairseq_files import PIECES, age, save_checkpoint, write_dictionary
+
 ROOT = Path(__file__).resolve().parents[1]
 pytest_plugins = ["tests.fixtures.ctc", "tests.fixtures.conformer", "tests.fixtures.vgg"]
 
@@ -46,13 +48,11 @@ def tiny_s2t(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import argparse
 
     import torch
-    from fairseq import checkpoint_utils
     from fairseq.data import Dictionary
     from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel, base_architecture
 
     folder = tmp_path_factory.mktemp("tiny_s2t")
-    symbols = ["\u2581go", "\u2581stop", "\u2581le", "ft", "\u2581right", "s"]
-    (folder / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols), encoding="utf-8")
+    write_dictionary(folder / "dict.txt", PIECES)
     (folder / "config.yaml").write_text(
         "vocab_filename: dict.txt\ninput_feat_per_channel: 80\nbpe_tokenizer: {bpe: sentencepiece}\n"
         "transforms: {'*': [utterance_cmvn], _train: [utterance_cmvn, specaugment]}\n"
@@ -69,29 +69,8 @@ def tiny_s2t(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = S2TTransformerModel.build_model(
         args, argparse.Namespace(target_dictionary=dictionary, source_dictionary=None)
     )
-    with torch.no_grad():  # as training would: norms that are not 1 and biases that are not 0
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    moments = {index: {"exp_avg": p.clone(), "exp_avg_sq": p.clone()} for index, p in enumerate(model.parameters())}
-    state = {
-        "args": None,
-        "cfg": {"model": args, "task": args, "_name": None},
-        "model": model.state_dict(),
-        "optimizer_history": [
-            {
-                "criterion_name": "CE",
-                "optimizer_name": "FairseqAdam",
-                "lr_scheduler_state": {"best": None},
-                "num_updates": 3,
-            }
-        ],
-        "task_state": {},
-        "extra_state": {"epoch": 1, "train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-        "last_optimizer_state": {"state": moments, "param_groups": []},
-    }
-    checkpoint_utils.torch_persistent_save(state, str(folder / "checkpoint_best.pt"))
-    return folder / "checkpoint_best.pt"
+    age(model)
+    return save_checkpoint(folder / "checkpoint_best.pt", args, model)
 
 
 @pytest.fixture(scope="session")
