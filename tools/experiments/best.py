@@ -25,12 +25,3 @@ def winners(results: Results) -> dict[tuple[str, str], Result]:
             if able:
                 found[criterion, scope] = min(able, key=lambda run: (run.size_bytes, run.test.wer, run.name))
     return found
-
-
-def pareto(results: Results) -> list[Result]:
-    """The runs that no smaller file beats, smallest first."""
-    front: list[Result] = []
-    for run in sorted(results.runs.values(), key=lambda run: (run.size_bytes, run.test.wer)):
-        if not front or run.test.wer < front[-1].test.wer:
-            front.append(run)
-    return front

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from experiments import tables
-from experiments.best import CRITERIA, SCOPES, pareto, winners
+from experiments.best import CRITERIA, SCOPES, winners
 from experiments.findings import findings
 from experiments.plan import all_runs
 from experiments.plots import MOST_POINTS, MOST_WER, kinds_plot, sizes_plot
@@ -31,7 +31,7 @@ they alone go to few bits, and which strategy is best: for one model, measured.
 
 ![WER against size](experiments/sizes.svg)
 
-All runs but those of part 3 with a WER below {most_wer}; labelled, with their intervals, those that no smaller file beats.
+All runs but those of part 3 with a WER below {most_wer}; labelled, with their intervals, the winners of part 4.
 The diamond is the float model, the band its interval.
 
 ## 1. Weights: bits, granularity, method
@@ -63,7 +63,7 @@ table's bits are both layers'.
 
 ![What each kind costs alone](experiments/kinds.svg)
 
-Red: outside the paired interval. An arrow: more than {most_points:g} points.
+Red: the paired interval lies above 0; green: below. An arrow: more than {most_points:g} points.
 
 ## 4. The best strategy
 
@@ -109,7 +109,7 @@ def render() -> dict[str, str]:
         strategies=tables.best_table(results, list(shown.values())),
         recipes=recipes,
     )
-    labels = {run.name: run.name.removeprefix("weights-") for run in pareto(results) if run.test.wer < MOST_WER}
+    labels = {name: name.removeprefix("weights-") for name in chosen}
     return {
         "experiments.md": text,
         "experiments/sizes.svg": sizes_plot(results, labels),
