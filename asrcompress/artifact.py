@@ -78,42 +78,52 @@ def narrow_float(tensor: Tensor) -> Tensor:
 def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = False) -> None:
     """Write the artifact, whole or not at all. The same content gives the same bytes."""
     tensors: dict[str, Tensor] = {}
-    weights: dict[str, dict[str, Any]] = {}
     for name, weight in content.quantized.items():
         tensors[f"{name}_packed"] = pack(weight.codes, weight.num_bits)
         tensors[f"{name}_scale"] = weight.scale.contiguous()
-        weights[name] = {
-            "num_bits": weight.num_bits,
-            "granularity": str(weight.granularity),
-            "shape": list(weight.shape),
-        }
         if weight.zero_point is not None:
             tensors[f"{name}_zero_point"] = pack(weight.zero_point, weight.num_bits)
-            weights[name]["symmetric"] = False
-        if weight.method is not None:
-            weights[name]["method"] = weight.method
     for name, tensor in content.floats.items():
-        if name in tensors or name == JSON_NAME or name.removesuffix("_zero_point") in weights:
+        if name in tensors or name == JSON_NAME or name.removesuffix("_zero_point") in content.quantized:
             raise AsrCompressError(
                 f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
             )
         tensors[name] = narrow_float(tensor.detach()).contiguous()
+    text = record_text(content)
+    tensors[JSON_NAME] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    data = save(tensors, metadata={"format": FORMAT})
+    with atomic_write(path, force=force) as handle:
+        handle.write(data)
+
+
+def record_text(content: ArtifactContent) -> str:
+    """What `asrcompress.json` holds. Looks at shapes, bits and names, at no tensor's values."""
     record = {
         "family": content.family,
         "config": content.config,
         "vocabulary": content.vocabulary,
         "recipe": content.recipe,
         "parent": content.parent,
-        "weights": weights,
+        "weights": {name: weight_entry(weight) for name, weight in content.quantized.items()},
         "tied": content.tied,
     }
     if content.grids:
         record["grids"] = to_tree(content.grids)
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
-    tensors[JSON_NAME] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-    data = save(tensors, metadata={"format": FORMAT})
-    with atomic_write(path, force=force) as handle:
-        handle.write(data)
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+
+
+def weight_entry(weight: QuantizedWeight) -> dict[str, Any]:
+    """What `weights` says about a packed weight."""
+    entry: dict[str, Any] = {
+        "num_bits": weight.num_bits,
+        "granularity": str(weight.granularity),
+        "shape": list(weight.shape),
+    }
+    if weight.zero_point is not None:
+        entry["symmetric"] = False
+    if weight.method is not None:
+        entry["method"] = weight.method
+    return entry
 
 
 def is_artifact(path: str | Path) -> bool:
