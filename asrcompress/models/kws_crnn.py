@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 TASK = "keyword"
+CRITERION = "cross_entropy"
 SAMPLE_RATE_HZ = 16_000
 CLIP_SAMPLES = 16_000
 WINDOW, HOP = 400, 160
@@ -84,3 +85,10 @@ def scores(module: nn.Module, batch: list[Tensor]) -> list[float]:
     with torch.inference_mode():
         logits = module(torch.stack(batch))
     return torch.softmax(logits.double(), dim=-1)[:, 1].tolist()
+
+
+def log_probs(spec: ModelSpec, module: nn.Module, features: list[Tensor], targets: None = None) -> list[Tensor]:
+    """Log-probabilities of (other, keyword): (1, 2) per clip, differentiable. Nothing is fed back, so targets do not matter."""
+    device = next(iter(module.state_dict().values())).device
+    logits = module(torch.stack(features).to(device))
+    return list(logits.float().log_softmax(dim=-1).unsqueeze(1))

@@ -1,4 +1,4 @@
-"""What Fairseq's speech-to-text families share: filter banks in, beam search over pieces out.
+"""What Fairseq's speech-to-text families share: filter banks in, beam search over pieces or the loss of a reference out.
 
 Features are Kaldi filter banks with the checkpoint's own normalisation. Text comes from the
 vocabulary's pieces; no SentencePiece model is needed to decode. A family adds which checkpoints it
@@ -19,16 +19,19 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec, fairseq_adapter, fairseq_data
 from asrcompress.models.features import fbank, normalize, num_fbank_frames
 from asrcompress.models.s2t_arguments import check_arguments
+from asrcompress.models.targets import encode
 from asrcompress.models.text import join_pieces
 
 if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 TASK = "asr"
+CRITERION = "cross_entropy"
 SAMPLE_RATE_HZ = 16_000
 DEFAULT_DURATION_S = 10.0
 TOKENS_PER_SECOND = 4.0
 SPECIAL_SYMBOLS = 4  # <s>, <pad>, </s>, <unk>
+PAD = 1
 
 
 def read_spec(family: str, checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec:
@@ -132,3 +135,54 @@ def transcriber(
         return [join_pieces(pieces, spec.config["text_units"]) for pieces in decode(*pad(batch, module))]
 
     return transcribe
+
+
+def read_targets(spec: ModelSpec, data_dir: Path, references: list[str]) -> list[Tensor]:
+    """Ids of the pieces of each reference, with </s> at the end; see targets.py.
+
+    Raises:
+        AsrCompressError: a reference has more tokens than the decoder has positions for.
+    """
+    encoded = encode(spec, data_dir, references, end=True)
+    most = spec.config["arguments"].get("max_target_positions")
+    for text, ids in zip(references, encoded, strict=True):
+        if most is not None and len(ids) > most:
+            raise AsrCompressError(
+                f"the reference '{text[:40]}...' has {len(ids)} tokens where the model takes {most}; leave it out of the data"
+            )
+    return encoded
+
+
+def log_probs(spec: ModelSpec, module: nn.Module, features: list[Tensor], targets: list[Tensor] | None) -> list[Tensor]:
+    """Log-probabilities of every next token, given the reference up to it: (tokens, vocabulary) per utterance.
+
+    Differentiable in the module's parameters. Utterances of one length run together, others by themselves: Fairseq's
+    convolutions see padding as sound, so a padded utterance would have other values.
+
+    Args:
+        spec: of the module.
+        module: float, swapped or observed.
+        features: (frames, bins) each, at least one frame.
+        targets: ids of each reference, with </s> at the end; the decoder reads them moved on by one, </s> first.
+    """
+    if targets is None:
+        raise ValueError("a decoder's log-probabilities need targets: it is told what it said before")
+    found: list[Tensor] = [torch.empty(0)] * len(features)
+    for positions in same_length(features):
+        source, lengths = pad([features[position] for position in positions], module)
+        chosen = [targets[position].to(source.device) for position in positions]
+        previous = nn.utils.rnn.pad_sequence(
+            [torch.cat([ids[-1:], ids[:-1]]) for ids in chosen], batch_first=True, padding_value=PAD
+        )
+        logits = module(source, lengths, previous)[0]
+        for position, ids, rows in zip(positions, chosen, logits, strict=True):
+            found[position] = rows[: len(ids)].float().log_softmax(dim=-1)
+    return found
+
+
+def same_length(features: list[Tensor]) -> list[list[int]]:
+    """Positions of the utterances of each length, in order of the first of them."""
+    groups: dict[int, list[int]] = {}
+    for position, frames in enumerate(features):
+        groups.setdefault(len(frames), []).append(position)
+    return list(groups.values())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 TASK, SAMPLE_RATE_HZ, DEFAULT_DURATION_S = s2t.TASK, s2t.SAMPLE_RATE_HZ, s2t.DEFAULT_DURATION_S
+CRITERION, read_targets, log_probs = s2t.CRITERION, s2t.read_targets, s2t.log_probs
 features, example_inputs, transcriber = s2t.features, s2t.example_inputs, s2t.transcriber
 BUFFERS = re.compile(r"(^|\.)(_float_tensor|version)$")  # computed by Fairseq, not learned
 
