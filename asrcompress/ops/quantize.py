@@ -21,7 +21,6 @@ from asrcompress.ops.audit import audit_artifact
 from asrcompress.ops.calibrate import CalibrationData, read_calibration, recording_sites, runner, weight_statistics
 from asrcompress.ops.compress import (
     correct_biases,
-    islands,
     pack_weight,
     require_finite,
     require_sites,
@@ -29,6 +28,7 @@ from asrcompress.ops.compress import (
     select,
     wants_statistics,
 )
+from asrcompress.ops.content import assemble, left_in_float, tied_names
 from asrcompress.ops.load import (
     Source,
     build_float,
@@ -141,7 +141,7 @@ def quantize_source(
         module = build_float(source)
     with _about(source.path):
         require_twins(module, sites, config)
-    tied = {site.name: site.tied_to for site in sites if site.tied_to}
+    tied = tied_names(sites)
     floating = tensors | {name: weight.dequantize() for name, weight in before.items()}
     floating |= {alias: floating[name] for alias, name in tied.items() if name in floating}
     run = runner(source.family, source.spec, data) if data else None
@@ -158,28 +158,12 @@ def quantize_source(
         elif name in before:
             quantized[name] = before[name]
     progress(len(chosen), len(chosen))
-    floats = {name: tensor for name, tensor in tensors.items() if name not in quantized and name not in tied}
+    floats = left_in_float(tensors, quantized, sites)
     if config.bias_correction:
         correct_biases(floats, {name: floating[name] for name in chosen}, quantized, statistics)
     with _about(source.path):
         require_finite(floats)
-    recipe = _recipe(source, config, is_whole=quantized.keys() >= set(first))
-    if config.is_static and (kept := islands(sites, quantized, config)):
-        recipe["islands"], recipe["level"] = kept, "partial"
-    elif recipe["level"] == "computed" and any(config.level_of(site.name) == "stored" for site in sites):
-        recipe["level"] = "stored"  # a rule has it so
-    if data:
-        recipe["calibration"] = data.describe()
-    content = ArtifactContent(
-        family=source.spec.family,
-        config=source.spec.config,
-        vocabulary=source.spec.vocabulary,
-        recipe=recipe,
-        parent={"sha256": source.sha256},  # sizes stand in the sidecar: these bytes count
-        quantized=quantized,
-        floats=floats,
-        tied=tied,
-    )
+    content = assemble(source, config, sites, quantized, floats, data.describe() if data else None)
     if config.is_static and run:
         recorder, watching = recording_sites()
         observed = build_model(replace(source, tensors=floats, checkpoint=None, content=content), observe=watching)
@@ -239,20 +223,6 @@ def _about(path: Path) -> Iterator[None]:
         yield
     except AsrCompressError as error:
         raise AsrCompressError(f"{path}: {error}") from error
-
-
-def _recipe(source: Source, config: QuantizeConfig, *, is_whole: bool) -> dict[str, Any]:
-    """This step's options, the level that the file reaches by them, and the recipes of earlier steps, oldest first.
-
-    Level partial: some weight that could be packed is in float.
-    """
-    recipe = config.to_json()
-    if not is_whole:
-        recipe["level"] = "partial"
-    if source.content:
-        earlier = dict(source.content.recipe)
-        recipe["previous"] = [*earlier.pop("previous", []), earlier]
-    return recipe
 
 
 def _remove_sidecars(output: Path) -> tuple[Path, ...]:

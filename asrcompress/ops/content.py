@@ -1,0 +1,87 @@
+"""From packed weights to all that an artifact holds: which tensors stay in float, what is tied, what the recipe records.
+
+Looks at names, shapes and options, never at values, so it serves for files that are yet to be made (plan_sizes.py), too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from asrcompress.artifact import ArtifactContent
+from asrcompress.grids import QuantizedWeight
+from asrcompress.modules.swap import WeightSite
+from asrcompress.ops.compress import islands
+from asrcompress.ops.load import Source
+from asrcompress.ops.recipe import QuantizeConfig
+
+
+def assemble(
+    source: Source,
+    config: QuantizeConfig,
+    sites: Sequence[WeightSite],
+    quantized: dict[str, QuantizedWeight],
+    floats: dict[str, Tensor],
+    calibration: dict[str, Any] | None = None,
+) -> ArtifactContent:
+    """The content, without grids of activations.
+
+    Args:
+        source: what it is made from.
+        config: the options that led to `quantized`.
+        sites: every weight that can be packed.
+        quantized: the packed weights, carried over ones included.
+        floats: the tensors that are not, by name.
+        calibration: what `CalibrationData.describe` gives, where something was calibrated.
+    """
+    return ArtifactContent(
+        family=source.spec.family,
+        config=source.spec.config,
+        vocabulary=source.spec.vocabulary,
+        recipe=resolve_recipe(source, config, sites, quantized, calibration),
+        parent={"sha256": source.sha256},  # sizes stand in the sidecar: these bytes count
+        quantized=quantized,
+        floats=floats,
+        tied=tied_names(sites),
+    )
+
+
+def tied_names(sites: Sequence[WeightSite]) -> dict[str, str]:
+    """Alias -> the name under which the weight is stored."""
+    return {site.name: site.tied_to for site in sites if site.tied_to}
+
+
+def left_in_float(
+    tensors: Mapping[str, Tensor], quantized: Mapping[str, QuantizedWeight], sites: Sequence[WeightSite]
+) -> dict[str, Tensor]:
+    """The tensors that are neither packed nor another name of one that is stored."""
+    tied = tied_names(sites)
+    return {name: tensor for name, tensor in tensors.items() if name not in quantized and name not in tied}
+
+
+def resolve_recipe(
+    source: Source,
+    config: QuantizeConfig,
+    sites: Sequence[WeightSite],
+    quantized: Mapping[str, QuantizedWeight],
+    calibration: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """This step's options, the level that the file reaches by them, and the recipes of earlier steps, oldest first.
+
+    Level partial: some weight that could be packed is in float.
+    """
+    recipe = config.to_json()
+    if not quantized.keys() >= {site.name for site in sites if not site.tied_to}:
+        recipe["level"] = "partial"
+    if source.content:
+        earlier = dict(source.content.recipe)
+        recipe["previous"] = [*earlier.pop("previous", []), earlier]
+    if config.is_static and (kept := islands(sites, quantized, config)):
+        recipe["islands"], recipe["level"] = kept, "partial"
+    elif recipe["level"] == "computed" and any(config.level_of(site.name) == "stored" for site in sites):
+        recipe["level"] = "stored"  # a rule has it so
+    if calibration:
+        recipe["calibration"] = calibration
+    return recipe
