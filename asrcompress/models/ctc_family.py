@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec, ctc
 from asrcompress.models.fairseq_data import read_dictionary
+from asrcompress.models.features import same_length
+from asrcompress.models.targets import encode
 from asrcompress.models.wav2vec_arguments import check_arguments, encoder_arguments
 
 if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 SAMPLE_RATE_HZ = 16_000
+CRITERION = "ctc"
 UNUSED_OPTIONS = ("lenpen", "max_len_a", "max_len_b")  # of a search that makes one unit after another
 OUTPUT = "w2v_encoder.proj.weight"
 # Left over from pre-training: the mask's embedding, codebooks, targets and their projections.
@@ -259,29 +262,58 @@ def transcriber(
     A batch gives the texts of its utterances one by one: those that padding would change are run one by one.
     """
     blank, kind, symbols = spec.config["blank"], spec.config["text_units"], spec.vocabulary or []
-    device = next(iter(module.state_dict().values())).device
 
     def decode(logits: Tensor) -> str:
         """logits (frames, units) of one utterance."""
-        scores = logits.double().cpu().clone()
-        if blank["weight"]:
-            scores[:, ctc.BLANK] = blank["weight"] + (scores[:, ctc.BLANK] if blank["mode"] == "add" else 0.0)
-        log_probs = scores.log_softmax(dim=-1).numpy()
+        log_probs = weigh_blank(logits.double().cpu(), blank).log_softmax(dim=-1).numpy()
         units = ctc.greedy(log_probs) if beam == 1 else ctc.prefix_beam_search(log_probs, beam)[0]
         return ctc.to_text(units, symbols, kind)
 
-    def run(batch: list[Tensor]) -> list[str]:
-        lengths = torch.tensor([len(waveform) for waveform in batch])
-        padded = nn.utils.rnn.pad_sequence(batch, batch_first=True)
-        with torch.inference_mode():
-            logits, mask = module(padded.to(device), lengths.to(device))
-        ends = [logits.shape[0]] * len(batch) if mask is None else (~mask).sum(dim=1).tolist()
-        return [decode(logits[:end, row]) for row, end in enumerate(ends)]
-
     def transcribe(batch: list[Tensor]) -> list[str]:
-        same_length = len({len(waveform) for waveform in batch}) == 1
-        if same_length or pads_exactly(spec.config["arguments"]):
-            return run(batch)
-        return [text for waveform in batch for text in run([waveform])]
+        with torch.inference_mode():
+            return [decode(rows) for rows in logits(spec, module, batch)]
 
     return transcribe
+
+
+def log_probs(
+    spec: ModelSpec, module: nn.Module, features: list[Tensor], targets: list[Tensor] | None = None
+) -> list[Tensor]:
+    """Log-probabilities of the units: (frames, units) per utterance, differentiable. Nothing is fed back, so targets do not matter."""
+    blank = spec.config["blank"]
+    return [weigh_blank(rows.float(), blank).log_softmax(dim=-1) for rows in logits(spec, module, features)]
+
+
+def logits(spec: ModelSpec, module: nn.Module, batch: list[Tensor]) -> list[Tensor]:
+    """Scores of each utterance, (frames, units), in one run where padding changes nothing, else in one a length."""
+    if pads_exactly(spec.config["arguments"]):
+        groups = [list(range(len(batch)))]
+    else:
+        groups = same_length(batch)
+    device = next(iter(module.state_dict().values())).device
+    found: dict[int, Tensor] = {}
+    for positions in groups:
+        chosen = [batch[position] for position in positions]
+        lengths = torch.tensor([len(waveform) for waveform in chosen])
+        output, mask = module(nn.utils.rnn.pad_sequence(chosen, batch_first=True).to(device), lengths.to(device))
+        ends = [output.shape[0]] * len(chosen) if mask is None else (~mask).sum(dim=1).tolist()
+        found |= {position: output[:end, row] for row, (position, end) in enumerate(zip(positions, ends, strict=True))}
+    return [found[position] for position in range(len(batch))]
+
+
+def weigh_blank(scores: Tensor, blank: dict[str, Any]) -> Tensor:
+    """(frames, units) with the blank's score as the configuration wants it."""
+    if not blank["weight"]:
+        return scores
+    column = scores[:, : ctc.BLANK + 1]
+    return torch.cat([column * (blank["mode"] == "add") + blank["weight"], scores[:, ctc.BLANK + 1 :]], dim=1)
+
+
+def read_targets(spec: ModelSpec, data_dir: Path, references: list[str]) -> list[Tensor]:
+    """Ids of the units of each reference, without blanks; see targets.py."""
+    return encode(spec, data_dir, references, end=False)
+
+
+def blank_unit(spec: ModelSpec) -> int:
+    """The unit that CTC says between others."""
+    return ctc.BLANK

@@ -74,3 +74,11 @@ def log_mel(audio: np.ndarray, *, sample_rate_hz: int, num_mels: int, window: in
     """log(clamp(mel, 1e-9, 1e9)): (samples,) -> (num_mels, frames), frames = samples // hop + 1."""
     waveform = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
     return _mel_spectrogram(sample_rate_hz, num_mels, window, hop)(waveform).clamp(1e-9, 1e9).log()
+
+
+def same_length(features: list[Tensor]) -> list[list[int]]:
+    """Positions of the utterances of each length, in order of the first of them."""
+    groups: dict[int, list[int]] = {}
+    for position, frames in enumerate(features):
+        groups.setdefault(len(frames), []).append(position)
+    return list(groups.values())

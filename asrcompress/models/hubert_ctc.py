@@ -12,12 +12,16 @@ from torch import nn
 
 from asrcompress.models import ModelSpec, ctc_family, fairseq_ctc
 from asrcompress.models.ctc_family import (
+    CRITERION,
     SAMPLE_RATE_HZ,
     UNUSED_OPTIONS,
+    blank_unit,
     clean_tensors,
     example_inputs,
     features,
     is_computed,
+    log_probs,
+    read_targets,
     search_method,
     transcriber,
 )
@@ -26,8 +30,8 @@ if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 __all__ = [
-    "SAMPLE_RATE_HZ", "UNUSED_OPTIONS", "clean_tensors", "example_inputs", "features", "is_computed",
-    "search_method", "transcriber",
+    "CRITERION", "SAMPLE_RATE_HZ", "UNUSED_OPTIONS", "blank_unit", "clean_tensors", "example_inputs", "features",
+    "is_computed", "log_probs", "read_targets", "search_method", "transcriber",
 ]  # fmt: skip
 TASK = "asr"
 DEFAULT_DURATION_S = 10.0

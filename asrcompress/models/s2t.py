@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec, fairseq_adapter, fairseq_data
-from asrcompress.models.features import fbank, normalize, num_fbank_frames
+from asrcompress.models.features import fbank, normalize, num_fbank_frames, same_length
 from asrcompress.models.s2t_arguments import check_arguments
 from asrcompress.models.targets import encode
 from asrcompress.models.text import join_pieces
@@ -178,11 +178,3 @@ def log_probs(spec: ModelSpec, module: nn.Module, features: list[Tensor], target
         for position, ids, rows in zip(positions, chosen, logits, strict=True):
             found[position] = rows[: len(ids)].float().log_softmax(dim=-1)
     return found
-
-
-def same_length(features: list[Tensor]) -> list[list[int]]:
-    """Positions of the utterances of each length, in order of the first of them."""
-    groups: dict[int, list[int]] = {}
-    for position, frames in enumerate(features):
-        groups.setdefault(len(frames), []).append(position)
-    return list(groups.values())

@@ -2,7 +2,7 @@
 
 From Fairseq's examples/speech_recognition. Training with that folder's `ctc_loss` adds `<ctc_blank>`
 after the dictionary's symbols; with Fairseq's own `ctc` the blank is `<s>`, unit 0. Which of the two a
-checkpoint has is seen from the number of its output units.
+checkpoint has is seen from the number of its output units. `ctc_loss` also makes the model say `</s>` last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.models import ModelSpec, ctc, fairseq_vgg, s2t, vgg
-from asrcompress.models.ctc_family import UNUSED_OPTIONS, search_method
+from asrcompress.models.ctc_family import CRITERION, UNUSED_OPTIONS, search_method
+from asrcompress.models.features import same_length
+from asrcompress.models.targets import encode
 from asrcompress.models.text import guess_text_units
 from asrcompress.models.vgg_arguments import check_arguments
 
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 __all__ = [
-    "DEFAULT_DURATION_S", "SAMPLE_RATE_HZ", "TASK", "UNUSED_OPTIONS", "build", "clean_tensors", "example_inputs",
-    "features", "is_computed", "read_spec", "recognises", "search_method", "transcriber",
+    "CRITERION", "DEFAULT_DURATION_S", "SAMPLE_RATE_HZ", "TASK", "UNUSED_OPTIONS", "blank_unit", "build", "clean_tensors",
+    "example_inputs", "features", "is_computed", "log_probs", "read_spec", "read_targets", "recognises", "search_method",
+    "transcriber",
 ]  # fmt: skip
 FAMILY = "asr_vggtransformer_encoder"
 TASK, SAMPLE_RATE_HZ, DEFAULT_DURATION_S = s2t.TASK, s2t.SAMPLE_RATE_HZ, s2t.DEFAULT_DURATION_S
@@ -91,10 +94,38 @@ def transcriber(
 
     def transcribe(batch: list[Tensor]) -> list[str]:
         with torch.no_grad():
-            output = module(*s2t.pad(batch, module))
-        log_probs = torch.log_softmax(output["encoder_out"].float(), dim=-1).transpose(0, 1).cpu()
-        padding = output["encoder_padding_mask"]  # (frames, batch), True = padding, or None
-        lengths = [log_probs.shape[1]] * len(batch) if padding is None else (~padding).sum(0).tolist()
-        return [text(scores[:length].numpy()) for scores, length in zip(log_probs, lengths, strict=True)]
+            return [text(scores.cpu().numpy()) for scores in _run(module, batch)]
 
     return transcribe
+
+
+def log_probs(
+    spec: ModelSpec, module: nn.Module, features: list[Tensor], targets: list[Tensor] | None = None
+) -> list[Tensor]:
+    """Log-probabilities of the units: (frames, units) per utterance, differentiable. Nothing is fed back, so targets do not matter.
+
+    Utterances of one length run together, others by themselves: the VGG blocks see padding as sound.
+    """
+    found: dict[int, Tensor] = {}
+    for positions in same_length(features):
+        found |= zip(positions, _run(module, [features[position] for position in positions]), strict=True)
+    return [found[position] for position in range(len(features))]
+
+
+def _run(module: nn.Module, batch: list[Tensor]) -> list[Tensor]:
+    """Log-probabilities (frames, units) of each utterance of a batch that is padded."""
+    output = module(*s2t.pad(batch, module))
+    scores = torch.log_softmax(output["encoder_out"].float(), dim=-1).transpose(0, 1)
+    padding = output["encoder_padding_mask"]  # (frames, batch), True = padding, or None
+    lengths = [scores.shape[1]] * len(batch) if padding is None else (~padding).sum(0).tolist()
+    return [rows[:length] for rows, length in zip(scores, lengths, strict=True)]
+
+
+def read_targets(spec: ModelSpec, data_dir: Path, references: list[str]) -> list[Tensor]:
+    """Ids of the units of each reference, without blanks; </s> comes last where `ctc_loss` trained it. See targets.py."""
+    return encode(spec, data_dir, references, end=blank_unit(spec) != ctc.BLANK)
+
+
+def blank_unit(spec: ModelSpec) -> int:
+    """The unit that CTC says between others."""
+    return int(spec.config["blank"])
