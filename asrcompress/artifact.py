@@ -1,7 +1,8 @@
 """The artifact: one .safetensors file that is all a machine needs to run the compressed model.
 
 Tensors: `<weight>_packed` and `<weight>_scale` for every packed weight (`fc1.weight_packed`,
-`gru.weight_ih_l0_packed`), `<weight>_zero_point` where its grid is asymmetric, the other tensors under their own names in the narrowest float that
+`gru.weight_ih_l0_packed`), `<weight>_zero_point` where its grid is asymmetric, `<weight>_pattern` where only
+the codes that an N:M pattern keeps are stored, the other tensors under their own names in the narrowest float that
 costs nothing, and `asrcompress.json`: UTF-8 JSON with family, config, vocabulary, recipe, parent,
 shapes and bits of the packed weights, and tied names. The header's one metadata entry is
 `format: asrcompress.v1`; everything else is in the tensor, since the order of several header
@@ -25,10 +26,11 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write
-from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, code_range
+from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, code_range, zero_codes
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.grid_tree import from_tree, to_tree
 from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
+from asrcompress.patterns import join, parse_pattern, pattern_name, split
 
 FORMAT = "asrcompress.v1"
 JSON_NAME = "asrcompress.json"
@@ -79,12 +81,18 @@ def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = F
     """Write the artifact, whole or not at all. The same content gives the same bytes."""
     tensors: dict[str, Tensor] = {}
     for name, weight in content.quantized.items():
-        tensors[f"{name}_packed"] = pack(weight.codes, weight.num_bits)
+        stored = weight.codes
+        if weight.pattern is not None:
+            stored, tensors[f"{name}_pattern"] = split(
+                weight.codes, zero_codes(weight.zero_point, *weight.codes.shape), weight.pattern
+            )
+        tensors[f"{name}_packed"] = pack(stored, weight.num_bits)
         tensors[f"{name}_scale"] = weight.scale.contiguous()
         if weight.zero_point is not None:
             tensors[f"{name}_zero_point"] = pack(weight.zero_point, weight.num_bits)
     for name, tensor in content.floats.items():
-        if name in tensors or name == JSON_NAME or name.removesuffix("_zero_point") in content.quantized:
+        taken = name in tensors or name == JSON_NAME
+        if taken or any(name.removesuffix(suffix) in content.quantized for suffix in ("_zero_point", "_pattern")):
             raise AsrCompressError(
                 f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
             )
@@ -123,6 +131,8 @@ def weight_entry(weight: QuantizedWeight) -> dict[str, Any]:
         entry["symmetric"] = False
     if weight.method is not None:
         entry["method"] = weight.method
+    if weight.pattern is not None:
+        entry["pattern"] = pattern_name(weight.pattern)
     return entry
 
 
@@ -183,7 +193,7 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
 def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
     """Every byte of an artifact by what it is for; the entries' `size_bytes` sum to the file's size.
 
-    Kinds: header, weight_packed, weight_scale, weight_zero_point, float, json, gap (bytes no tensor claims).
+    Kinds: header, weight_packed, weight_pattern, weight_scale, weight_zero_point, float, json, gap (bytes no tensor claims).
 
     Raises:
         AsrCompressError: no safetensors header. A file that `load_artifact` accepts always has one.
@@ -214,7 +224,8 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
 def _kind(name: str, tensors: dict[str, Any]) -> str:
     if name == JSON_NAME:
         return "json"
-    for suffix, other in (("_packed", "_scale"), ("_scale", "_packed"), ("_zero_point", "_packed")):
+    beside = (("_packed", "_scale"), ("_scale", "_packed"), ("_zero_point", "_packed"), ("_pattern", "_packed"))
+    for suffix, other in beside:
         if name.endswith(suffix) and name.removesuffix(suffix) + other in tensors:
             return f"weight{suffix}"
     return "float"
@@ -239,7 +250,7 @@ def _check_record(record: dict[str, Any]) -> None:
 
 
 def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedWeight:
-    """Take a weight's packed tensor, scale and zero point out of `tensors` and check them against its entry."""
+    """Take a weight's packed tensor, scale, zero point and group codes out of `tensors` and check them against its entry."""
     num_bits, shape = int(entry["num_bits"]), tuple(int(size) for size in entry["shape"])
     granularity = Granularity.parse(str(entry["granularity"]))
     packed, scale = tensors.pop(f"{name}_packed"), tensors.pop(f"{name}_scale")
@@ -262,12 +273,22 @@ def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> Qua
         if num_bits == 1:
             raise ValueError(f"{name}: 1 bit has no zero point")
         zero_point = _unpack_checked(tensors.pop(f"{name}_zero_point"), num_bits, expected, f"{name}_zero_point")
-    codes = _unpack_checked(packed, num_bits, (rows, columns), name)
+    pattern = None if "pattern" not in entry else parse_pattern(str(entry["pattern"]))
+    if pattern is None:
+        if f"{name}_pattern" in tensors:
+            raise ValueError(f"{name}: has group codes and no pattern")
+        codes = _unpack_checked(packed, num_bits, (rows, columns), name)
+    else:
+        keep_n, group_m = pattern
+        if columns % group_m:
+            raise ValueError(f"{name}: {columns} inputs do not divide into groups of {group_m}")
+        kept = _unpack_checked(packed, num_bits, (rows, columns // group_m * keep_n), name)
+        codes = join(kept, tensors.pop(f"{name}_pattern"), zero_codes(zero_point, rows, columns), pattern, name)
     if int(codes.min()) < code_range(num_bits, symmetric=symmetric)[0]:
         raise ValueError(
             f"{name}: holds the code {int(codes.min())}, which symmetric grids of {num_bits} bits do not have"
         )
-    return QuantizedWeight(codes, scale, num_bits, granularity, shape, zero_point, method)
+    return QuantizedWeight(codes, scale, num_bits, granularity, shape, zero_point, method, pattern)
 
 
 def _unpack_checked(packed: Tensor, num_bits: int, shape: tuple[int, ...], name: str) -> Tensor:

@@ -2,7 +2,8 @@
 
 Symmetric grids have a restricted range: num_bits holds the codes -(2^(b-1) - 1) .. 2^(b-1) - 1,
 so negation is exact and zero is a code. Asymmetric ones use all of -2^(b-1) .. 2^(b-1) - 1, and the
-code that means 0 is the zero point. One bit has the codes -1 and 1. Does not choose scales by data
+code that means 0 is the zero point. One bit has the codes -1 and 1; where a pattern drops weights,
+these have the code 0. Does not choose scales by data
 and does not pack bytes; quantizers/ and packing.py do.
 """
 
@@ -68,6 +69,8 @@ class QuantizedWeight:
     shape: the weight's own shape; rows x columns elements.
     zero_point: int8, shaped like scale, the code of 0 on an asymmetric grid; None on a symmetric one.
     method: the quantizer that made it, where that is not simply the one asked for (`auto` picks one).
+    pattern: (keep_n, group_m) where only keep_n of every group_m neighbours in a row are stored. The others stand for 0
+        and hold the code of it, at 1 bit, too, where the kept ones are -1 and 1.
     """
 
     codes: Tensor
@@ -77,6 +80,7 @@ class QuantizedWeight:
     shape: tuple[int, ...]
     zero_point: Tensor | None = None
     method: str | None = None
+    pattern: tuple[int, int] | None = None
 
     def dequantize(self) -> Tensor:
         """The float32 weight, in its own shape, that the integers stand for."""
@@ -93,13 +97,20 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -
     return (grouped * scale.float().unsqueeze(-1)).reshape(rows, columns)
 
 
+def zero_codes(zero_point: Tensor | None, rows: int, columns: int) -> Tensor:
+    """The code that stands for 0 at every place: int8 (rows, columns), a view where one code does for many."""
+    if zero_point is None:
+        return torch.zeros(1, 1, dtype=torch.int8).expand(rows, columns)
+    return zero_point.repeat_interleave(columns // zero_point.shape[1], dim=1).expand(rows, columns)
+
+
 def quant_max(num_bits: int) -> int:
     """The largest code of a symmetric grid of 2 bits or more; the smallest is its negation."""
     return 2 ** (num_bits - 1) - 1
 
 
 def code_range(num_bits: int, *, symmetric: bool) -> tuple[int, int]:
-    """The smallest and the largest code. One bit has -1 and 1, and nothing between."""
+    """The smallest and the largest code. One bit has -1 and 1, and nothing between but what a pattern drops."""
     if num_bits == 1:
         return -1, 1
     high = quant_max(num_bits)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import stat
@@ -29,8 +30,9 @@ from asrcompress.artifact import (
     save_artifact,
 )
 from asrcompress.errors import AsrCompressError
-from asrcompress.grids import Granularity
+from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.integers.grid import Grid
+from asrcompress.patterns import code_sizes
 from asrcompress.quantizers import asymmetric, binary
 from asrcompress.quantizers.rtn import quantize
 
@@ -135,6 +137,43 @@ def test_zero_points_one_bit_and_methods_come_back(tmp_path):
             assert entry["size_bytes"] == -(-weight.scale.numel() * weight.num_bits // 8)
     assert entries["b.weight_packed"]["size_bytes"] == 8  # 60 signs
     assert sum(entry["size_bytes"] for entry in entries.values()) == (tmp_path / "x").stat().st_size
+
+
+def make_sparse() -> ArtifactContent:
+    """Patterns at every width, on symmetric and asymmetric grids, and at one bit."""
+    weight = torch.rand(6, 24, generator=torch.Generator().manual_seed(0)) - 0.4
+    quantized = {}
+    for place, (num_bits, pattern) in enumerate(itertools.product((8, 4, 3, 2), ((2, 4), (1, 4), (5, 12)))):
+        sparse = weight.clone().reshape(6, -1, pattern[1])
+        sparse[..., pattern[0] :] = 0
+        quantizer = asymmetric.quantize if place % 2 else quantize
+        # Groups of 6 that share a scale do not fall together with those of the pattern.
+        packed = quantizer(sparse.reshape(6, 24), num_bits=num_bits, granularity=Granularity.parse("per_group:6"))
+        quantized[f"s{place}.weight"] = dataclasses.replace(packed, pattern=pattern)
+    signs = torch.tensor([1, 0, 0, -1, 0, 0, 1, 1], dtype=torch.int8).repeat(6, 3)
+    quantized["b.weight"] = QuantizedWeight(
+        signs, torch.ones(6, 1).half(), 1, Granularity("per_channel"), (6, 24), pattern=(2, 4)
+    )
+    return dataclasses.replace(make_content(), quantized=quantized, tied={})
+
+
+def test_patterns_come_back_in_the_bytes_that_they_take(tmp_path):
+    content = make_sparse()
+    save_artifact(tmp_path / "x", content)
+    back = load_artifact(tmp_path / "x").quantized
+    entries = {entry["name"]: entry for entry in byte_ledger(tmp_path / "x")}
+    for name, weight in content.quantized.items():
+        assert torch.equal(back[name].codes, weight.codes)
+        assert torch.equal(back[name].dequantize(), weight.dequantize())
+        assert back[name].pattern == weight.pattern
+        assert entries[f"{name}_pattern"]["kind"] == "weight_pattern"
+        sizes = code_sizes(6 * 24, weight.num_bits, weight.pattern)
+        assert {part: entries[f"{name}_{part}"]["size_bytes"] for part in sizes} == sizes
+    assert entries["b.weight_packed"]["size_bytes"] == 9  # 72 signs of 144
+    assert entries["b.weight_pattern"]["size_bytes"] == 14  # 36 groups of 3 bits
+    assert sum(entry["size_bytes"] for entry in entries.values()) == (tmp_path / "x").stat().st_size
+    save_artifact(tmp_path / "again", load_artifact(tmp_path / "x"))
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "x").read_bytes()
 
 
 def test_a_symmetric_weight_adds_no_key(artifact):
@@ -274,7 +313,9 @@ def test_an_interrupt_while_writing_leaves_nothing_new(tmp_path, monkeypatch, fo
     assert not force or path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("name", ["fc.weight_packed", "fc.weight_scale", "fc.weight_zero_point", "asrcompress.json"])
+@pytest.mark.parametrize(
+    "name", ["fc.weight_packed", "fc.weight_scale", "fc.weight_zero_point", "fc.weight_pattern", "asrcompress.json"]
+)
 def test_a_float_tensor_cannot_take_a_name_of_the_format(tmp_path, name):
     content = make_content()
     content.floats[name] = torch.ones(2)

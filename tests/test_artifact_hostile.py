@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from safetensors.torch import save
 
 from asrcompress.artifact import FORMAT, ArtifactContent, byte_ledger, is_artifact, load_artifact, save_artifact
 from asrcompress.errors import AsrCompressError
-from asrcompress.grids import Granularity
+from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.quantizers import asymmetric, binary
 from asrcompress.quantizers.rtn import quantize
 
@@ -323,6 +324,70 @@ def test_a_code_below_the_symmetric_grid_is_refused(uneven, scratch):
         tensors["fc.weight_packed"] = torch.full((3,), 0b10101010, dtype=torch.uint8)  # -2, four times a byte
 
     assert "holds the code -2" in refused(scratch, rebuilt(scratch, uneven, change))
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory) -> bytes:
+    """fc (3, 12) at 4 bits, 2:4: nine bytes of codes and nine group codes of 3 bits; signs (3, 4) at 1 bit, 1:4."""
+    weight = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
+    weight[:, 1::2] = 0
+    fc = quantize(weight, num_bits=4, granularity=Granularity("per_channel"))
+    signs = torch.tensor([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.int8)
+    quantized = {
+        "fc.weight": dataclasses.replace(fc, pattern=(2, 4)),
+        "signs.weight": QuantizedWeight(signs, fc.scale.clone(), 1, fc.granularity, (3, 4), pattern=(1, 4)),
+    }
+    path = tmp_path_factory.mktemp("sparse") / "x"
+    save_artifact(path, ArtifactContent("kws_crnn", {}, None, {}, {}, quantized, {}))
+    return path.read_bytes()
+
+
+def test_the_sparse_file_is_sound_until_a_byte_is_flipped(sparse, scratch):
+    scratch.write_bytes(rebuilt(scratch, sparse, lambda record, tensors: None))
+    assert load_artifact(scratch).quantized["fc.weight"].pattern == (2, 4)
+    for place in range(len(sparse)):
+        data = bytearray(sparse)
+        data[place] ^= 0xFF
+        scratch.write_bytes(data)
+        try:
+            load_artifact(scratch)
+        except AsrCompressError as error:
+            assert str(scratch) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("fc.weight_pattern", torch.full((4,), 0xFF, dtype=torch.uint8), "padding"),
+        ("fc.weight_pattern", torch.tensor([0xFF, 0xFF, 0xFF, 7], dtype=torch.uint8), "none of the 6 choices"),
+        ("fc.weight_pattern", torch.zeros(3, dtype=torch.uint8), "4 bytes are due"),
+        ("fc.weight_pattern", torch.zeros(4, dtype=torch.int8), "4 bytes are due"),
+        ("fc.weight_packed", torch.zeros(18, dtype=torch.uint8), "9 are due"),  # dense
+        ("fc.weight_packed", torch.zeros(9, dtype=torch.uint8), "another zero than its first"),
+        ("fc.weight_packed", torch.full((9,), 0x88, dtype=torch.uint8), "holds the code -8"),
+        ("signs.weight_pattern", torch.tensor([0xC0], dtype=torch.uint8), "padding"),
+        ("signs.weight_packed", torch.tensor([0xF0], dtype=torch.uint8), "padding"),
+    ],
+)
+def test_kept_codes_and_group_codes_that_do_not_fit_are_refused(sparse, scratch, name, tensor, message):
+    assert message in refused(scratch, rebuilt(scratch, sparse, lambda record, tensors: tensors.update({name: tensor})))
+
+
+def test_group_codes_without_a_pattern_and_a_pattern_without_them_are_refused(sparse, scratch):
+    data = rebuilt(scratch, sparse, lambda record, tensors: tensors.pop("fc.weight_pattern"))
+    assert "'fc.weight_pattern' is missing" in refused(scratch, data)
+
+    def claim_dense(record, tensors):
+        del record["weights"]["fc.weight"]["pattern"]
+        tensors["fc.weight_packed"] = torch.zeros(18, dtype=torch.uint8)
+
+    assert "has group codes and no pattern" in refused(scratch, rebuilt(scratch, sparse, claim_dense))
+
+
+@pytest.mark.parametrize("pattern", ["1:4", "4:4", "2:5", "2:17", "0:4", "", "2", None, 24, [2, 4], HUGE])
+def test_another_pattern_than_the_bytes_have_is_refused(sparse, scratch, pattern):
+    data = rebuilt(scratch, sparse, lambda record, tensors: record["weights"]["fc.weight"].update(pattern=pattern))
+    assert "is damaged" in refused(scratch, data)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,19 @@ PACKAGE = Path(asrcompress.__file__).parent
 # A part may import from parts of a lower level, and from its own level where listed in SAME.
 LEVELS = {
     "errors": 0,
-    "files": 1, "integers": 1, "grids": 1, "packing": 1, "sidecar": 1, "gate": 1,
-    "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
+    "files": 1, "integers": 1, "grids": 1, "packing": 1, "patterns": 1, "sidecar": 1, "gate": 1,
+    "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
     "ops": 3,
     "cli": 4,
 }  # fmt: skip
-SAME = {("sidecar", "files"), ("gate", "sidecar"), ("gate", "files"), ("models", "checkpoints")}
+SAME = {
+    ("sidecar", "files"),
+    ("gate", "sidecar"),
+    ("gate", "files"),
+    ("models", "checkpoints"),
+    ("patterns", "packing"),
+    ("sparsifiers", "quantizers"),
+}
 LIGHT = ("errors", "files", "sidecar", "gate", "report", "cli")
 HEAVY = {
     "torch",
