@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.models import ModelSpec, fairseq_adapter, fairseq_data
-from asrcompress.models.features import fbank, normalize, num_fbank_frames, same_length
+from asrcompress.models import ModelSpec, fairseq_adapter, fairseq_data, padding
+from asrcompress.models.features import fbank, normalize, num_fbank_frames
 from asrcompress.models.s2t_arguments import check_arguments
-from asrcompress.models.targets import encode
+from asrcompress.models.targets import END, encode
 from asrcompress.models.text import join_pieces
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ SAMPLE_RATE_HZ = 16_000
 DEFAULT_DURATION_S = 10.0
 TOKENS_PER_SECOND = 4.0
 SPECIAL_SYMBOLS = 4  # <s>, <pad>, </s>, <unk>
-PAD = 1
 
 
 def read_spec(family: str, checkpoint: Checkpoint, data_dir: Path | None = None) -> ModelSpec:
@@ -156,8 +155,7 @@ def read_targets(spec: ModelSpec, data_dir: Path, references: list[str]) -> list
 def log_probs(spec: ModelSpec, module: nn.Module, features: list[Tensor], targets: list[Tensor] | None) -> list[Tensor]:
     """Log-probabilities of every next token, given the reference up to it: (tokens, vocabulary) per utterance.
 
-    Differentiable in the module's parameters. Utterances of one length run together, others by themselves: Fairseq's
-    convolutions see padding as sound, so a padded utterance would have other values.
+    Differentiable in the module's parameters. One run of the module, in which no utterance sees its padding.
 
     Args:
         spec: of the module.
@@ -167,14 +165,19 @@ def log_probs(spec: ModelSpec, module: nn.Module, features: list[Tensor], target
     """
     if targets is None:
         raise ValueError("a decoder's log-probabilities need targets: it is told what it said before")
-    found: list[Tensor] = [torch.empty(0)] * len(features)
-    for positions in same_length(features):
-        source, lengths = pad([features[position] for position in positions], module)
-        chosen = [targets[position].to(source.device) for position in positions]
-        previous = nn.utils.rnn.pad_sequence(
-            [torch.cat([ids[-1:], ids[:-1]]) for ids in chosen], batch_first=True, padding_value=PAD
-        )
-        logits = module(source, lengths, previous)[0]
-        for position, ids, rows in zip(positions, chosen, logits, strict=True):
-            found[position] = rows[: len(ids)].float().log_softmax(dim=-1)
-    return found
+    source, lengths = pad(features, module)
+    previous = nn.utils.rnn.pad_sequence(
+        [torch.cat([ids[-1:], ids[:-1]]) for ids in targets], batch_first=True, padding_value=END
+    )
+    with padding.hidden(_readers(module, lengths)):
+        logits = module(source, lengths, previous.to(source.device))[0]
+    return [rows[: len(ids)].float().log_softmax(dim=-1) for rows, ids in zip(logits, targets, strict=True)]
+
+
+def _readers(module: Any, lengths: Tensor) -> list[padding.Reader]:
+    """What looks beyond a frame in the encoders of these families."""
+    encoder = module.encoder
+    if not hasattr(encoder, "subsample"):
+        return padding.vgg_readers(encoder.conv_layers, lengths)
+    readers, lengths = padding.subsampler_readers(encoder.subsample, lengths)
+    return readers + padding.conformer_readers(getattr(encoder, "conformer_layers", ()), lengths)

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asrcompress.models import ModelSpec, ctc, fairseq_vgg, s2t, vgg
+from asrcompress.models import ModelSpec, ctc, fairseq_vgg, padding, s2t, vgg
 from asrcompress.models.ctc_family import CRITERION, UNUSED_OPTIONS, search_method
-from asrcompress.models.features import same_length
 from asrcompress.models.targets import encode
 from asrcompress.models.text import guess_text_units
 from asrcompress.models.vgg_arguments import check_arguments
@@ -104,12 +103,12 @@ def log_probs(
 ) -> list[Tensor]:
     """Log-probabilities of the units: (frames, units) per utterance, differentiable. Nothing is fed back, so targets do not matter.
 
-    Utterances of one length run together, others by themselves: the VGG blocks see padding as sound.
+    One run of the module, in which no utterance sees its padding.
     """
-    found: dict[int, Tensor] = {}
-    for positions in same_length(features):
-        found |= zip(positions, _run(module, [features[position] for position in positions]), strict=True)
-    return [found[position] for position in range(len(features))]
+    encoder: Any = module
+    _, lengths = s2t.pad(features, module)
+    with padding.hidden(padding.vgg_readers(encoder.encoder.conv_layers, lengths)):
+        return _run(module, features)
 
 
 def _run(module: nn.Module, batch: list[Tensor]) -> list[Tensor]:
