@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.fairseq_files import PIECES, age, save_checkpoint, write_dictionary
+from tests.fixtures.fairseq_files import PIECES, age, save_checkpoint, write_dictionary, write_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest_plugins = ["tests.fixtures.ctc", "tests.fixtures.conformer", "tests.fixtures.vgg"]
@@ -53,6 +53,7 @@ def tiny_s2t(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_s2t")
     write_dictionary(folder / "dict.txt", PIECES)
+    write_sentencepiece(folder / "spm.model", PIECES)
     (folder / "config.yaml").write_text(
         "vocab_filename: dict.txt\ninput_feat_per_channel: 80\nbpe_tokenizer: {bpe: sentencepiece}\n"
         "transforms: {'*': [utterance_cmvn], _train: [utterance_cmvn, specaugment]}\n"

@@ -17,16 +17,10 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.models.fairseq_vgg import import_vggtransformer
 from asrcompress.models.features import num_fbank_frames
 from asrcompress.ops.load import load_model, open_source
-from tests.fixtures.fairseq_files import PIECES, argmax_tokens, changed, load_with_fairseq
+from tests.fixtures.fairseq_files import PIECES, argmax_tokens, changed
+from tests.fixtures.vgg import load_vgg_with_fairseq
 
 FILE = "speech_recognition.models.vggtransformer"
-
-
-def fairseqs(path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
-    """Fairseq's own loading, which needs the examples' task registered."""
-    import_vggtransformer()
-    importlib.import_module("examples.speech_recognition.tasks.speech_recognition")
-    return load_with_fairseq(path, monkeypatch)
 
 
 def run(model: torch.nn.Module, *, with_decoder: bool) -> torch.Tensor:
@@ -40,8 +34,8 @@ def run(model: torch.nn.Module, *, with_decoder: bool) -> torch.Tensor:
     return logits
 
 
-def test_logits_are_fairseqs(tiny_vgg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = load_model(tiny_vgg).module, fairseqs(tiny_vgg, monkeypatch)
+def test_logits_are_load_vgg_with_fairseq(tiny_vgg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = load_model(tiny_vgg).module, load_vgg_with_fairseq(tiny_vgg, monkeypatch)
     found, expected = run(ours, with_decoder=True), run(theirs, with_decoder=True)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # another kernel of the same convolution
     source, lengths = torch.randn(1, 50, 80), torch.tensor([50])
@@ -50,8 +44,10 @@ def test_logits_are_fairseqs(tiny_vgg: Path, monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(encoded[0], encoded[1], rtol=0, atol=0)
 
 
-def test_logits_of_the_encoder_are_fairseqs(tiny_vgg_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = load_model(tiny_vgg_encoder).module, fairseqs(tiny_vgg_encoder, monkeypatch)
+def test_logits_of_the_encoder_are_load_vgg_with_fairseq(
+    tiny_vgg_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = load_model(tiny_vgg_encoder).module, load_vgg_with_fairseq(tiny_vgg_encoder, monkeypatch)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     torch.testing.assert_close(run(ours, with_decoder=False), run(theirs, with_decoder=False), rtol=0, atol=0)
 
