@@ -2,7 +2,8 @@
 
 A group code is the rank of the kept places among all choices of keep_n of group_m, in lexicographic order: for 2:4 the
 places 0 and 1 have rank 0, 2 and 3 have rank 5. It takes ceil(log2 C(group_m, keep_n)) bits, which is never more than
-an index per kept code. Group codes are one stream of bits as packing.py's. Which places to keep is decided elsewhere.
+an index per kept code. Group codes are one stream of bits as packing.py's. What makes a weight worth keeping is
+decided in sparsifiers/.
 """
 
 from __future__ import annotations
@@ -61,6 +62,40 @@ def code_sizes(num_codes: int, num_bits: int, pattern: Pattern | None = None) ->
         "packed": packed_size_bytes(groups * pattern[0], num_bits),
         "pattern": packed_size_bytes(groups, group_code_bits(pattern)),
     }
+
+
+def require_whole_groups(columns: int, pattern: Pattern, name: str) -> None:
+    """Raise, with the ways out, when `columns` inputs do not divide into groups of the pattern."""
+    if columns % pattern[1] == 0:
+        return
+    divisor = next((size for size in range(LARGEST_GROUP, 1, -1) if columns % size == 0), None)
+    other = f"a pattern whose groups divide, such as {pattern[0] % divisor or 1}:{divisor}, " if divisor else ""
+    raise AsrCompressError(
+        f"{name}: {columns} inputs do not divide into groups of {pattern[1]} for {pattern_name(pattern)}; use {other}"
+        f"a rule for it with pattern = 'none', or --exclude '{name}'"
+    )
+
+
+def keep_largest(score: Tensor, keep_n: int, group_m: int) -> Tensor:
+    """Which columns to keep: the keep_n with the largest score of every group_m, of equals the first.
+
+    By rank, not by threshold, so that every group keeps exactly keep_n.
+
+    Args:
+        score: (..., columns); no NaN.
+        keep_n: how many of a group are kept.
+        group_m: size of a group; columns divide by it.
+
+    Returns:
+        (..., columns) bool.
+    """
+    groups = score.unflatten(-1, (-1, group_m)).movedim(-1, 0).contiguous()
+    ahead = torch.zeros(groups.shape, dtype=torch.uint8)  # how many of its group come before a place
+    for one, other in combinations(range(group_m), 2):
+        first = groups[one] >= groups[other]
+        ahead[other] += first
+        ahead[one] += ~first
+    return (ahead < keep_n).movedim(0, -1).flatten(-2)
 
 
 def split(codes: Tensor, zeros: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from asrcompress.grids import (
     Granularity,
     QuantizedWeight,
-    as_rows,
     by_scale,
     code_range,
     encode,
@@ -22,7 +21,7 @@ from asrcompress.grids import (
 )
 from asrcompress.quantizers.mse import search_scale, squared_error, storable
 from asrcompress.quantizers.statistics import InputStatistics
-from asrcompress.quantizers.support import require_bits
+from asrcompress.quantizers.support import Pruned, remaining, require_bits
 
 SUPPORTED_BITS = (8, 4, 3, 2)
 NEEDS_STATISTICS = False
@@ -37,6 +36,7 @@ def quantize(
     granularity: Granularity,
     name: str = "weight",
     statistics: InputStatistics | None = None,
+    pruned: Pruned | None = None,
 ) -> QuantizedWeight:
     """Quantize a weight of shape (out, ...) with a squared error of the weight that is at most mse's, for every scale.
 
@@ -46,11 +46,11 @@ def quantize(
         AsrCompressError: NaN or infinity, fewer than 2 dimensions, groups that do not divide, or 1 bit.
     """
     require_bits("asymmetric", num_bits, SUPPORTED_BITS, name)
-    rows = as_rows(weight, name)
+    rows, pattern = remaining(weight, pruned, name)
     dtype = narrow_scale(max_abs(rows, granularity, name) / quant_max(num_bits)).dtype
     scale, zero_point = search_grid(by_scale(rows, granularity, name), num_bits, dtype)
     codes = encode(rows, scale, num_bits, zero_point)
-    return QuantizedWeight(codes, scale, num_bits, granularity, tuple(weight.shape), zero_point)
+    return QuantizedWeight(codes, scale, num_bits, granularity, tuple(weight.shape), zero_point, pattern=pattern)
 
 
 def search_grid(grouped: Tensor, num_bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asrcompress.grids import Granularity, QuantizedWeight, as_rows, dequantize
 from asrcompress.quantizers.statistics import InputStatistics, output_error, require_statistics
-from asrcompress.quantizers.support import require_bits
+from asrcompress.quantizers.support import Pruned, require_bits
 
 SUPPORTED_BITS = (8, 4, 3, 2, 1)
 NEEDS_STATISTICS = True
@@ -25,6 +25,7 @@ def quantize(
     granularity: Granularity,
     name: str = "weight",
     statistics: InputStatistics | None = None,
+    pruned: Pruned | None = None,
 ) -> QuantizedWeight:
     """Quantize a weight of shape (out, ...) by each method and keep the best; its name is the result's `method`.
 
@@ -40,7 +41,9 @@ def quantize(
     found: list[tuple[float, int, QuantizedWeight]] = []
     for method in candidates(num_bits):
         module = import_module(f"asrcompress.quantizers.{method}")
-        packed = module.quantize(weight, num_bits=num_bits, granularity=granularity, name=name, statistics=statistics)
+        packed = module.quantize(
+            weight, num_bits=num_bits, granularity=granularity, name=name, statistics=statistics, pruned=pruned
+        )
         packed = replace(packed, method=packed.method or method)
         error = output_error(rows, dequantize(packed.codes, packed.scale, packed.zero_point), statistics)
         found.append((error, len(found), packed))

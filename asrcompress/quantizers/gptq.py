@@ -1,18 +1,20 @@
 """GPTQ: codes one column at a time, each column's error made up for by the columns still to come.
 
-After Frantar et al. 2022, arXiv 2210.17323, algorithm 1: with H = sum x x^T of the calibration
-inputs and U the upper Cholesky factor of H^-1, column j's error divided by U[j, j] is taken off the
-later columns in proportion to row j of U. The objective is the layer's output error. Symmetric grids.
+After Frantar et al. 2022, arXiv 2210.17323, algorithm 1; sweep.py goes through the columns. The objective is the
+layer's output error. Symmetric grids. Where a pattern drops weights, their errors are made up for in the same pass as
+those of rounding.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from asrcompress.errors import AsrCompressError
 from asrcompress.grids import (
     Granularity,
     QuantizedWeight,
@@ -21,16 +23,17 @@ from asrcompress.grids import (
     dequantize,
     quant_max,
 )
+from asrcompress.patterns import Pattern
 from asrcompress.quantizers import mse, rtn
 from asrcompress.quantizers.asymmetric import search_grid
 from asrcompress.quantizers.mse import search_scale, storable
 from asrcompress.quantizers.statistics import InputStatistics, require_statistics, row_errors
-from asrcompress.quantizers.support import require_bits
+from asrcompress.quantizers.support import Pruned, require_bits
+from asrcompress.quantizers.sweep import choose, inverse_factor, prune, sweep
 
 SUPPORTED_BITS = (8, 4, 3, 2)
 NEEDS_STATISTICS = True
-DAMPING = 0.01  # of the mean of H's diagonal, as in the paper
-BLOCK = 128  # columns whose updates of later ones are applied together
+OnGrid = Callable[..., QuantizedWeight]  # quantize, of all but `pruned`
 
 
 def quantize(
@@ -40,6 +43,7 @@ def quantize(
     granularity: Granularity,
     name: str = "weight",
     statistics: InputStatistics | None = None,
+    pruned: Pruned | None = None,
     act_order: bool = False,
 ) -> QuantizedWeight:
     """Quantize a weight of shape (out, ...) for a small error of its output on the calibration inputs.
@@ -55,6 +59,7 @@ def quantize(
         name: for messages.
         statistics: of the weight's inputs. If they are diagonal (above 4096 columns), no column can make up for
             another: the better of mse and rtn is returned for each row, and `method` of the result says mse.
+        pruned: what a pattern leaves of the weight. Errors count from the whole weight: kept weights make up for dropped ones.
         act_order: take columns with large inputs first. Scales of groups are then found beforehand.
 
     Raises:
@@ -64,28 +69,51 @@ def quantize(
     rows = as_rows(weight, name)
     granularity.num_groups(rows.shape[1], name)
     statistics = require_statistics(statistics, *rows.shape, method="gptq", name=name)
-    candidates = [
-        method.quantize(weight, num_bits=num_bits, granularity=granularity, name=name) for method in (rtn, mse)
+    grids = [
+        partial(method.quantize, weight, num_bits=num_bits, granularity=granularity, name=name) for method in (rtn, mse)
     ]
-    return improve(rows, candidates, statistics, name=name, act_order=act_order)
+    return improve(rows, grids, statistics, name=name, pruned=pruned, act_order=act_order)
 
 
 def improve(
-    rows: Tensor, candidates: list[QuantizedWeight], statistics: InputStatistics, *, name: str, act_order: bool
+    rows: Tensor,
+    grids: Sequence[OnGrid],
+    statistics: InputStatistics,
+    *,
+    name: str,
+    pruned: Pruned | None = None,
+    act_order: bool = False,
 ) -> QuantizedWeight:
-    """The best, row by row, of `candidates` and of GPTQ on the grids of the last of them.
+    """The best, row by row, of what `grids` make of the weight, and of GPTQ on the grids of the last of them.
 
     Where the statistics are diagonal there is no GPTQ, and the result names the method of the last.
     """
+    candidates = [on_grid(pruned=pruned) for on_grid in grids]
     if statistics.is_diagonal:
         method = "mse" if candidates[-1].zero_point is None else "asymmetric"
         return replace(best_rows(rows, candidates, statistics), method=method)
-    found = compensate(rows, candidates[-1], statistics.second_moment, name=name, act_order=act_order)
-    return best_rows(rows, [*candidates, found], statistics)
+    moment, mask = statistics.second_moment, None
+    if pruned is not None:
+        mask = pruned.mask
+        if not pruned.by_column:  # kept weights grow when they make up for dropped ones, and their grid with them
+            larger = replace(pruned, rows=prune(rows, moment, mask=mask, name=name)[0])
+            candidates.append(grids[-1](pruned=larger))
+    start = candidates[-1]
+    candidates.append(compensate(rows, start, moment, name=name, mask=mask, act_order=act_order))
+    if pruned is not None and pruned.by_column and not act_order:
+        candidates.append(compensate(rows, start, moment, name=name, pattern=pruned.pattern))
+    return best_rows(rows, candidates, statistics)
 
 
 def compensate(
-    rows: Tensor, start: QuantizedWeight, second_moment: Tensor, *, name: str = "weight", act_order: bool = False
+    rows: Tensor,
+    start: QuantizedWeight,
+    second_moment: Tensor,
+    *,
+    name: str = "weight",
+    act_order: bool = False,
+    mask: Tensor | None = None,
+    pattern: Pattern | None = None,
 ) -> QuantizedWeight:
     """Algorithm 1 of the paper, for all groups of rows of a convolution at once.
 
@@ -95,40 +123,47 @@ def compensate(
         second_moment: (groups, columns, columns).
         name: for messages.
         act_order: as in `quantize`.
+        mask: (rows, columns) bool, what is kept. The rest gets the code of 0, and its errors are made up for.
+        pattern: (keep_n, group_m) in the place of a mask: what is kept is chosen as in `sweep.prune`, by weights that
+            make up for rounding, too. Not with act_order.
     """
     count, columns = rows.shape
     low, high = code_range(start.num_bits, symmetric=start.zero_point is None)
-    left = rows.reshape(second_moment.shape[0], -1, columns).clone()
+    left = rows.reshape(second_moment.shape[0], -1, columns)
     steps = _by_column(start.scale, count, columns).reshape(left.shape)
     zeros = _by_column(torch.zeros(1, 1) if start.zero_point is None else start.zero_point, count, columns)
     zeros = zeros.reshape(left.shape)
+    kept = None if mask is None else mask.reshape(left.shape)
+    if pattern is not None:
+        kept = torch.ones_like(left, dtype=torch.bool)
     order = None
     if act_order:
         order = second_moment.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
         by_row = order.unsqueeze(1).expand_as(left)
         left, steps, zeros = (tensor.gather(2, by_row) for tensor in (left, steps, zeros))
+        kept = None if kept is None else kept.gather(2, by_row)
         second_moment = second_moment.gather(1, order.unsqueeze(2).expand_as(second_moment))
         second_moment = second_moment.gather(2, order.unsqueeze(1).expand_as(second_moment))
-    factor = inverse_factor(second_moment, name)
     size = None if act_order else start.granularity.group_size
-    width = max(BLOCK // size, 1) * size if size else BLOCK
     codes = torch.empty_like(left)
-    for begin in range(0, columns, width):
-        end = min(begin + width, columns)
-        block, upper = left[..., begin:end].clone(), factor[:, begin:end, begin:end]
-        errors = torch.empty_like(block)
-        for place in range(end - begin):
-            column = begin + place
-            if size and column % size == 0:
-                here = slice(column, column + size)
-                steps[..., here], zeros[..., here] = _search(block[..., place : place + size], start)
-            value, step, zero = block[..., place], steps[..., column], zeros[..., column]
-            code = ((value / step).round_() + zero).clamp_(low, high)
-            codes[..., column] = code
-            error = (value - (code - zero) * step) / upper[:, place, place].unsqueeze(-1)
-            block[..., place + 1 :] -= error.unsqueeze(-1) * upper[:, place, place + 1 :].unsqueeze(1)
-            errors[..., place] = error
-        left[..., end:] -= errors @ factor[:, begin:end, end:]
+
+    def rounded(column: int, later: Tensor, pivots: Tensor) -> Tensor:
+        """What stands in for a column: its code x its step."""
+        if pattern is not None and kept is not None:
+            _choose(kept, pattern, size, column, later, pivots)
+        if size and column % size == 0:
+            here = slice(column, column + size)
+            group = later[..., :size] if kept is None else later[..., :size] * kept[..., here]
+            steps[..., here], zeros[..., here] = _search(group, start)
+        step, zero = steps[..., column], zeros[..., column]
+        code = ((later[..., 0] / step).round_() + zero).clamp_(low, high)
+        if kept is not None:
+            code = torch.where(kept[..., column], code, zero)
+        codes[..., column] = code
+        return (code - zero) * step
+
+    unit = math.lcm(size or 1, pattern[1] if pattern else 1)
+    sweep(left, inverse_factor(second_moment, name), rounded, unit=unit)
     if order is not None:
         codes = torch.empty_like(codes).scatter_(2, order.unsqueeze(1).expand_as(codes), codes)
     scale, zero_point = start.scale, start.zero_point
@@ -139,42 +174,18 @@ def compensate(
     return replace(start, codes=codes, scale=scale, zero_point=zero_point)
 
 
-def inverse_factor(second_moment: Tensor, name: str) -> Tensor:
-    """U, upper triangular, with U^T U = (H + damping)^-1 up to a factor: (groups, columns, columns).
-
-    With J the reversal of columns and J H J = L L^T, U = J L^-1 J: one factorization and no inverse of H.
-
-    Raises:
-        AsrCompressError: no damping up to the mean of the diagonal makes H positive definite (it is no sum of x x^T).
-    """
-    diagonal = second_moment.diagonal(dim1=1, dim2=2).mean(dim=1)
-    # A group whose inputs are all 0 has nothing to make up for: any H is right.
-    diagonal = torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal))
-    reverse = second_moment.flip(1, 2) / diagonal.reshape(-1, 1, 1)
-    identity = torch.eye(second_moment.shape[1], dtype=reverse.dtype)
-    damping = DAMPING
-    while damping <= 1:
-        lower, failed = torch.linalg.cholesky_ex(reverse + damping * identity)
-        if not failed.any():
-            return invert_lower(lower).flip(1, 2)
-        damping *= 10
-    raise AsrCompressError(
-        f"{name}: its calibration inputs have no usable second moment; use other data for --calibrate"
-    )
-
-
-def invert_lower(lower: Tensor) -> Tensor:
-    """The inverse of (groups, n, n) lower triangular, by halves: most of the work is products of matrices."""
-    count = lower.shape[-1]
-    if count <= BLOCK:
-        identity = torch.eye(count, dtype=lower.dtype).expand_as(lower)
-        return torch.linalg.solve_triangular(lower, identity, upper=False)
-    half = count // 2
-    inverse = torch.zeros_like(lower)
-    first, last = invert_lower(lower[:, :half, :half]), invert_lower(lower[:, half:, half:])
-    inverse[:, :half, :half], inverse[:, half:, half:] = first, last
-    inverse[:, half:, :half] = -last @ (lower[:, half:, :half] @ first)
-    return inverse
+def _choose(kept: Tensor, pattern: Pattern, size: int | None, column: int, later: Tensor, pivots: Tensor) -> None:
+    """Choose what is kept of the group that begins at a column, and beforehand, for their scale's sake, of all that begin
+    among the next `size` columns."""
+    group_m = pattern[1]
+    if size and column % size == 0:
+        ahead = -column % group_m
+        if ahead < size:
+            choose(
+                kept, pattern, column + ahead, later[..., ahead:], pivots[..., ahead:], -(-(size - ahead) // group_m)
+            )
+    elif column % group_m == 0:
+        choose(kept, pattern, column, later, pivots)
 
 
 def _by_column(values: Tensor, rows: int, columns: int) -> Tensor:

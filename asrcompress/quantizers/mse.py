@@ -16,7 +16,6 @@ from asrcompress.grids import (
     FP16_SMALLEST_NORMAL,
     Granularity,
     QuantizedWeight,
-    as_rows,
     by_scale,
     encode,
     max_abs,
@@ -24,7 +23,7 @@ from asrcompress.grids import (
     quant_max,
 )
 from asrcompress.quantizers.statistics import InputStatistics
-from asrcompress.quantizers.support import require_bits
+from asrcompress.quantizers.support import Pruned, remaining, require_bits
 
 SUPPORTED_BITS = (8, 4, 3, 2)
 NEEDS_STATISTICS = False
@@ -41,6 +40,7 @@ def quantize(
     granularity: Granularity,
     name: str = "weight",
     statistics: InputStatistics | None = None,
+    pruned: Pruned | None = None,
 ) -> QuantizedWeight:
     """Quantize a weight of shape (out, ...) with a squared error of the weight that is at most rtn's, for every scale.
 
@@ -48,11 +48,12 @@ def quantize(
         AsrCompressError: NaN or infinity, fewer than 2 dimensions, groups that do not divide, or 1 bit.
     """
     require_bits("mse", num_bits, SUPPORTED_BITS, name)
-    rows = as_rows(weight, name)
+    rows, pattern = remaining(weight, pruned, name)
     limit = quant_max(num_bits)
     start = narrow_scale(max_abs(rows, granularity, name) / limit)
     scale = search_scale(by_scale(rows, granularity, name), start, -limit, limit)
-    return QuantizedWeight(encode(rows, scale, num_bits), scale, num_bits, granularity, tuple(weight.shape))
+    codes = encode(rows, scale, num_bits)
+    return QuantizedWeight(codes, scale, num_bits, granularity, tuple(weight.shape), pattern=pattern)
 
 
 def search_scale(

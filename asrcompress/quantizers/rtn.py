@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from asrcompress.grids import Granularity, QuantizedWeight, as_rows, encode, max_abs, narrow_scale, quant_max
+from asrcompress.grids import Granularity, QuantizedWeight, encode, max_abs, narrow_scale, quant_max
 from asrcompress.quantizers.statistics import InputStatistics
-from asrcompress.quantizers.support import require_bits
+from asrcompress.quantizers.support import Pruned, remaining, require_bits
 
 SUPPORTED_BITS = (8, 4, 3, 2)
 NEEDS_STATISTICS = False
@@ -22,6 +22,7 @@ def quantize(
     granularity: Granularity,
     name: str = "weight",
     statistics: InputStatistics | None = None,
+    pruned: Pruned | None = None,
 ) -> QuantizedWeight:
     """Quantize a weight of shape (out, ...) to `num_bits`, every code within half a step.
 
@@ -29,6 +30,7 @@ def quantize(
         AsrCompressError: NaN or infinity, fewer than 2 dimensions, groups that do not divide, or 1 bit.
     """
     require_bits("rtn", num_bits, SUPPORTED_BITS, name)
-    rows = as_rows(weight, name)
+    rows, pattern = remaining(weight, pruned, name)
     scale = narrow_scale(max_abs(rows, granularity, name) / quant_max(num_bits))
-    return QuantizedWeight(encode(rows, scale, num_bits), scale, num_bits, granularity, tuple(weight.shape))
+    codes = encode(rows, scale, num_bits)
+    return QuantizedWeight(codes, scale, num_bits, granularity, tuple(weight.shape), pattern=pattern)

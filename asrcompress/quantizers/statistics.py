@@ -71,21 +71,22 @@ class InputStatistics:
 
 
 def require_statistics(
-    statistics: InputStatistics | None, rows: int, columns: int, *, method: str, name: str
+    statistics: InputStatistics | None, rows: int, columns: int, *, method: str, name: str, option: str = "method"
 ) -> InputStatistics:
-    """The statistics, checked to be there, finite and of some tokens.
+    """The statistics, checked to be there, finite and of some tokens. `option` is what `method` was given with.
 
     Raises:
         AsrCompressError: none given, no token seen, NaN or infinity among the inputs.
         ValueError: statistics of another weight (a bug in the caller).
     """
     if statistics is None:
-        raise AsrCompressError(f"{name}: --method {method} needs calibration data: add --calibrate DATA")
+        raise AsrCompressError(f"{name}: --{option} {method} needs calibration data: add --calibrate DATA")
     if statistics.total.shape[1] != columns or rows % statistics.total.shape[0]:
         raise ValueError(f"{name}: statistics of {tuple(statistics.total.shape)} for {rows} x {columns} weights")
     if statistics.count == 0:
+        other = "--method mse" if option == "method" else "--sparsifier magnitude"
         raise AsrCompressError(
-            f"{name}: no calibration input reached it; use other data for --calibrate, --method mse, or --exclude '{name}'"
+            f"{name}: no calibration input reached it; use other data for --calibrate, {other}, or --exclude '{name}'"
         )
     if not (torch.isfinite(statistics.second_moment).all() and torch.isfinite(statistics.total).all()):
         raise AsrCompressError(f"{name}: its calibration inputs hold NaN or infinity; use other data for --calibrate")

@@ -20,6 +20,7 @@ from asrcompress.models import FAMILIES
 from asrcompress.ops.quantize import QuantizeConfig, quantize
 from asrcompress.packing import pack
 from asrcompress.quantizers import QUANTIZERS, get_quantizer, rtn
+from asrcompress.sparsifiers import SPARSIFIERS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -138,6 +139,8 @@ def test_the_extension_pages_show_the_code_as_it_is() -> None:
         (DOCS / "adding-a-model.md").read_text(encoding="utf-8"),
     )
     for name, module in QUANTIZERS.items():
+        assert f'"{name}": "{module}"' in quantizers
+    for name, module in SPARSIFIERS.items():
         assert f'"{name}": "{module}"' in quantizers
     for name, module in FAMILIES.items():
         assert f'"{name}": "{module}"' in families
