@@ -12,7 +12,15 @@ build(spec)                 -> a fresh float torch.nn.Module in eval mode, weigh
 features(spec, audio)       waveform -> (frames, bins) or what the module takes
 example_inputs(spec, duration_s, num_tokens, batch_size) -> (inputs of forward, input record) to count MACs
 DEFAULT_DURATION_S          of those inputs
+CRITERION                   "cross_entropy" (a row of log-probabilities a token) or "ctc" (one a frame); see criterion.py
+log_probs(spec, module, features, targets) -> (steps, vocabulary) per utterance, differentiable and without padding:
+                            teacher-forced for decoders, over frames for ctc, (1, 2) for keywords. Targets matter to
+                            decoders only. A batch gives each utterance the values it has alone; the module may be float,
+                            swapped, observed or on integers, and the caller decides about gradients
 asr: transcriber(spec, module, **decoding) -> list of features -> list of texts
+asr: read_targets(spec, data_dir, references) -> ids that the criterion wants, int64: with </s> for decoders, without blanks
+                            for ctc. `data_dir` holds the SentencePiece model: targets.find_folder finds it
+ctc: blank_unit(spec)       the id of the blank
 optional, asr: search_method(beam), UNUSED_OPTIONS  what `eval` records of the search, and its options that mean nothing here
 keyword: scores(module, features) -> probability of the keyword, per clip
 """

@@ -131,7 +131,9 @@ def transcriber(
     )
 
     def transcribe(batch: list[Tensor]) -> list[str]:
-        return [join_pieces(pieces, spec.config["text_units"]) for pieces in decode(*pad(batch, module))]
+        source, lengths = pad(batch, module)
+        with padding.hidden(_readers(module, lengths)):
+            return [join_pieces(pieces, spec.config["text_units"]) for pieces in decode(source, lengths)]
 
     return transcribe
 

@@ -101,23 +101,20 @@ def transcriber(
 def log_probs(
     spec: ModelSpec, module: nn.Module, features: list[Tensor], targets: list[Tensor] | None = None
 ) -> list[Tensor]:
-    """Log-probabilities of the units: (frames, units) per utterance, differentiable. Nothing is fed back, so targets do not matter.
-
-    One run of the module, in which no utterance sees its padding.
-    """
-    encoder: Any = module
-    _, lengths = s2t.pad(features, module)
-    with padding.hidden(padding.vgg_readers(encoder.encoder.conv_layers, lengths)):
-        return _run(module, features)
+    """Log-probabilities of the units: (frames, units) per utterance, differentiable. Nothing is fed back, so targets do not matter."""
+    return _run(module, features)
 
 
 def _run(module: nn.Module, batch: list[Tensor]) -> list[Tensor]:
-    """Log-probabilities (frames, units) of each utterance of a batch that is padded."""
-    output = module(*s2t.pad(batch, module))
+    """Log-probabilities (frames, units) of each utterance of a batch, in one run of the module, in which none sees its padding."""
+    encoder: Any = module
+    source, lengths = s2t.pad(batch, module)
+    with padding.hidden(padding.vgg_readers(encoder.encoder.conv_layers, lengths)):
+        output = module(source, lengths)
     scores = torch.log_softmax(output["encoder_out"].float(), dim=-1).transpose(0, 1)
-    padding = output["encoder_padding_mask"]  # (frames, batch), True = padding, or None
-    lengths = [scores.shape[1]] * len(batch) if padding is None else (~padding).sum(0).tolist()
-    return [rows[:length] for rows, length in zip(scores, lengths, strict=True)]
+    mask = output["encoder_padding_mask"]  # (frames, batch), True = padding, or None
+    ends = [scores.shape[1]] * len(batch) if mask is None else (~mask).sum(0).tolist()
+    return [rows[:end] for rows, end in zip(scores, ends, strict=True)]
 
 
 def read_targets(spec: ModelSpec, data_dir: Path, references: list[str]) -> list[Tensor]:

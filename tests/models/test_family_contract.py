@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from asrcompress.metrics.cost import count_macs
-from asrcompress.models import FAMILIES, ModelSpec, get_family
+from asrcompress.models import FAMILIES, ModelSpec, criterion, get_family
+from asrcompress.models.ctc import to_text
 from asrcompress.modules.swap import find_weights
 from asrcompress.ops.load import load_model, open_source
 from asrcompress.ops.quantize import QuantizeConfig, quantize
@@ -30,7 +32,12 @@ BIASES = (
     "pos_bias_u",
     "pos_bias_v",
 )  # one number per head and column, added to queries: no matrix is multiplied by them
-NAMES = {"asr": ("transcriber",), "keyword": ("scores",)}
+NAMES = {
+    "asr": ("transcriber", "read_targets", "log_probs", "CRITERION"),
+    "keyword": ("scores", "log_probs", "CRITERION"),
+}
+LETTERS, PIECES = "TEA AT TOE", "go left lefts"  # texts that the tiny vocabularies can write
+NOT_IN_THE_LOSS = "encoder.ctc_proj."  # a head for training alone
 
 
 @pytest.fixture(params=sorted(FAMILIES))
@@ -107,6 +114,78 @@ def test_the_artifact_runs_without_the_checkpoint_and_does_the_same_macs(
     assert counts[0].total == counts[1].total > 0
     dtypes = {dtype for found in counts[1].operand_dtypes.values() for dtype in found}
     assert (dtypes <= {"int8", "int32", "uint8"}) == (activations == "int8")
+
+
+def losses(loaded) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Log-probabilities of two utterances, and the loss of a reference: (log_probs, sums, counts)."""
+    family, spec = loaded.source.family, loaded.source.spec
+    features = [family.features(spec, audio(family, seconds)) for seconds in (1.0, 0.7)]
+    found = family.log_probs(spec, loaded.module, features, references(loaded))
+    return found, *criterion.negative_log_likelihood(family, spec, found, references(loaded))
+
+
+def text_for(spec: ModelSpec) -> str:
+    return LETTERS if spec.config["text_units"] == "letters" else PIECES
+
+
+def references(loaded) -> list[Tensor]:
+    """Two targets for the loss."""
+    source = loaded.source
+    if source.family.TASK == "keyword":
+        return [torch.tensor([0]), torch.tensor([1])]
+    text = text_for(source.spec)
+    return source.family.read_targets(source.spec, source.path.parent, [text, text.split()[0]])
+
+
+def test_it_says_the_loss_of_references(family_name: str, checkpoint: Path) -> None:
+    """A distribution a step, over the vocabulary, and gradients for all weights that matter to it."""
+    loaded = load_model(checkpoint)
+    found, sums, counts = losses(loaded)
+    num_units = 2 if loaded.source.family.TASK == "keyword" else len(loaded.source.spec.vocabulary) + 4
+    targets = references(loaded)
+    for rows, target in zip(found, targets, strict=True):
+        assert rows.shape[1] == num_units and rows.dtype == torch.float32
+        assert loaded.source.family.CRITERION == "ctc" or len(rows) == len(target)
+        torch.testing.assert_close(rows.exp().sum(dim=1), torch.ones(len(rows)), rtol=0, atol=1e-5)
+    assert counts.tolist() == [len(target) for target in targets]
+    assert sums.shape == (2,) and (sums > 0).all()
+    sums.sum().backward()
+    without = {name for name, weight in loaded.module.named_parameters() if weight.grad is None}
+    assert all(name.startswith(NOT_IN_THE_LOSS) for name in without)
+    assert all(weight.grad is None or torch.isfinite(weight.grad).all() for weight in loaded.module.parameters())
+
+
+def test_a_step_down_the_gradient_lowers_the_loss(family_name: str, checkpoint: Path) -> None:
+    loaded = load_model(checkpoint)
+    before = losses(loaded)[1].sum()
+    before.backward()
+    with torch.no_grad():
+        slope = sum(float((w.grad**2).sum()) for w in loaded.module.parameters() if w.grad is not None)
+        for weight in loaded.module.parameters():
+            if weight.grad is not None:
+                weight -= 1e-3 * float(before) / slope * weight.grad
+        fall = float(before - losses(loaded)[1].sum())
+    assert fall == pytest.approx(1e-3 * float(before), rel=0.2)  # as steep as the gradient says
+
+
+def test_references_read_back_as_their_text(family_name: str, checkpoint: Path) -> None:
+    loaded = load_model(checkpoint)
+    if loaded.source.family.TASK == "keyword":
+        assert [target.tolist() for target in references(loaded)] == [[0], [1]]
+        return
+    spec = loaded.source.spec
+    assert to_text(references(loaded)[0].tolist(), spec.vocabulary, spec.config["text_units"]) == text_for(spec)
+
+
+@pytest.mark.parametrize("activations", ["none", "int8"])
+def test_a_packed_model_says_its_loss_too(family_name: str, checkpoint: Path, tmp_path: Path, activations: str) -> None:
+    quantize(checkpoint, tmp_path / "q.safetensors", QuantizeConfig(activations=activations))
+    whole, packed = load_model(checkpoint), load_model(tmp_path / "q.safetensors")
+    packed = replace(packed, source=replace(packed.source, path=checkpoint))  # artifacts hold no SentencePiece model
+    with torch.no_grad():
+        expected, found = losses(whole), losses(packed)
+    assert found[2].tolist() == expected[2].tolist()
+    assert found[1].tolist() == pytest.approx(expected[1].tolist(), rel=0.2)
 
 
 def test_it_answers_and_answers_the_same_twice(family_name: str, checkpoint: Path) -> None:

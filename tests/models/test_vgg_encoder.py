@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ class Fixed(torch.nn.Module):
 
     def __init__(self, units: list[list[int]], num_units: int) -> None:
         super().__init__()
+        self.encoder = SimpleNamespace(conv_layers=())
         self.register_buffer("scores", 20.0 * torch.nn.functional.one_hot(torch.tensor(units), num_units).float())
 
     def forward(self, source: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
