@@ -24,8 +24,8 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.files import read_json, sha256_file
 
 SCHEMA_VERSION = 1
-KINDS = ("artifact", "analyze", "eval")
-SUFFIXES = {"artifact": ".json", "analyze": ".analyze.json", "eval": ".eval.json"}
+KINDS = ("artifact", "analyze", "eval", "sensitivity")
+SUFFIXES = {"artifact": ".json", "analyze": ".analyze.json", "eval": ".eval.json", "sensitivity": ".sensitivity.json"}
 MAX_DEPTH = 32
 METRIC_NAME = re.compile(r"[a-z][a-z0-9_]*")
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -39,7 +39,7 @@ INPUT_METRICS = ("macs", "thop_macs", "bops")
 
 
 def sidecar_path(model: str | Path, kind: str) -> Path:
-    """Where the sidecar of this kind lies: x.safetensors -> x.safetensors.json, .analyze.json, .eval.json."""
+    """Where the sidecar of this kind lies: x.safetensors -> x.safetensors.json, .analyze.json, .eval.json, .sensitivity.json."""
     model = Path(model)
     return model.with_name(model.name + SUFFIXES[kind])
 
@@ -57,6 +57,26 @@ def describe_environment(*, device: str, num_threads: int) -> dict[str, Any]:
     }
 
 
+def created_at() -> str:
+    """The time that a record carries, in UTC to the second: now, or SOURCE_DATE_EPOCH, so that a run can be repeated to the byte.
+
+    SOURCE_DATE_EPOCH is in seconds since 1970, as at https://reproducible-builds.org/specs/source-date-epoch/.
+
+    Raises:
+        AsrCompressError: SOURCE_DATE_EPOCH is not a number of seconds, or none that a date has.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    try:
+        if given and not re.fullmatch(r"[0-9]+", given):
+            raise ValueError(given)
+        time = datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise AsrCompressError(
+            f"SOURCE_DATE_EPOCH={given[:40]!a}: is not a date in seconds since 1970; write digits, such as $(date +%s), or unset it"
+        ) from None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
@@ -70,7 +90,7 @@ def build(
     """Put a sidecar record together, in the order a reader wants it.
 
     Args:
-        kind: "artifact", "analyze" or "eval".
+        kind: one of KINDS.
         model: the model block: file, format, sha256, size_bytes, ...
         metrics: numbers by name; None where something was not measured.
         environment: what `describe_environment` gives.
@@ -78,12 +98,13 @@ def build(
 
     Raises:
         ValueError: the record would not be a valid sidecar (a bug in the caller).
+        AsrCompressError: SOURCE_DATE_EPOCH is set and is no date.
     """
     record = {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "tool": {"name": "asrcompress", "version": __version__},
-        "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created_at": created_at(),
         "environment": environment,
         "model": model,
         **fields,
@@ -174,7 +195,7 @@ def check(record: dict[str, Any], where: str | Path) -> None:
     if version != SCHEMA_VERSION or isinstance(version, bool) or kind not in KINDS:
         raise AsrCompressError(
             f"{where}: is not a sidecar (schema_version {SCHEMA_VERSION}, kind {', '.join(KINDS)}); "
-            f"give a file that asrcompress quantize, analyze or eval wrote"
+            f"give a file that asrcompress quantize, analyze, eval or sensitivity wrote"
         )
     for name, value in _walk(record, where):
         _check_value(name, value, where)
@@ -193,7 +214,7 @@ def check(record: dict[str, Any], where: str | Path) -> None:
     for name in ("data", "decoding", "intervals", "normalizer", "paired", "curve", "input", "environment"):
         if record.get(name) is not None:
             _expect(record, name, dict, where)
-    if kind == "eval":
+    if kind in ("eval", "sensitivity"):
         _expect(_expect(record, "data", dict, where), "sha256", str, where, "data.")
     for name, interval in (record.get("intervals") or {}).items():
         for end in ("low", "high", "confidence") if isinstance(interval, dict) else ("low",):
@@ -313,8 +334,15 @@ def merge(sidecars: Sequence[Sidecar]) -> list[MeasuredModel]:
     The same record given twice counts once.
 
     Raises:
-        AsrCompressError: two sidecars contradict each other about one model.
+        AsrCompressError: two sidecars contradict each other about one model, or one is a sensitivity table, which is
+            about what might be done to a model and not about a file.
     """
+    for sidecar in sidecars:
+        if sidecar.kind == "sensitivity":
+            raise AsrCompressError(
+                f"{sidecar.path}: is a sensitivity table, which is not compared with models; "
+                f"`asrcompress report {sidecar.path}` alone shows it"
+            )
     groups: dict[str, list[Sidecar]] = {}
     for sidecar in sidecars:
         group = groups.setdefault(sidecar.sha256, [])

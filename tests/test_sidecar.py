@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.sidecar import Sidecar, build, check, describe_environment, merge, read, sidecar_path
+from asrcompress.sidecar import (
+    KINDS,
+    Sidecar,
+    build,
+    check,
+    created_at,
+    describe_environment,
+    merge,
+    read,
+    sidecar_path,
+)
 
 EXAMPLES = Path(__file__).parent / "examples"
 SCHEMA = Path(__file__).parents[1] / "docs" / "sidecar.schema.json"
@@ -54,7 +65,7 @@ def test_examples_are_valid_by_schema_and_readable(path, validator):
 
 
 def test_every_kind_has_an_example():
-    assert {json.loads(path.read_text())["kind"] for path in ALL} == {"artifact", "analyze", "eval"}
+    assert {json.loads(path.read_text())["kind"] for path in ALL} == set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +101,44 @@ def test_schema_wants_every_part_of_an_evaluation(key, evaluation, validator):
     assert not validator.is_valid(evaluation)
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("surprise",), 1),
+        (("data", "num_calibration"), None),
+        (("options", "patterns"), ["2/4"]),
+        (("units",), []),
+        (("units", 0, "target"), "bias"),
+        (("units", 0, "options", 0, "option"), "8"),
+        (("units", 0, "options", 0, "cost"), "0.1"),
+        (("units", 0, "options", 0, "size_bytes"), 1.5),
+        (("units", 0, "options", 0, "wer_change"), 0.1),  # and au_fa_fr_change: a model has one of them
+        (("groups", "layer"), []),
+        (("groups", "kind", 0, "num_units"), 0),
+        (("groups", "kind", 0, "options", 0, "cost"), 0.1),
+        (("correlation", 0, "spearman"), 1.2),
+        (("correlation", 0, "proxy"), "hessian"),
+        (("metrics",), {}),
+        (("ledger",), {}),
+    ],
+)
+def test_schema_refuses_of_a_sensitivity_table(where, value, validator):
+    record = load("crnn_happy.pt.sensitivity.json")
+    validator.validate(record)
+    target = record
+    for key in where[:-1]:
+        target = target[key]
+    target[where[-1]] = value
+    assert not validator.is_valid(record)
+
+
+@pytest.mark.parametrize("key", ["data", "options", "units", "groups", "correlation", "advice", "warnings"])
+def test_schema_wants_every_part_of_a_sensitivity_table(key, validator):
+    record = load("crnn_happy.pt.sensitivity.json")
+    del record[key]
+    assert not validator.is_valid(record)
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -116,6 +165,23 @@ def test_build_takes_no_number_that_was_not_measured(value, evaluation):
         build("analyze", model=evaluation["model"], metrics={"wer": value}, environment={})
 
 
+def test_source_date_epoch_is_the_time_of_every_record(evaluation, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert (
+        build("analyze", model=evaluation["model"], metrics={}, environment={})["created_at"] == "2023-11-14T22:13:20Z"
+    )
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "")
+    assert abs(datetime.fromisoformat(created_at()) - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("value", ["yesterday", "-1", "1.5", "1e9", " 5", "9" * 20, "9" * 5000, "\u0661"])
+def test_a_wrong_source_date_epoch_is_one_line(value, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", value)
+    with pytest.raises(AsrCompressError, match="SOURCE_DATE_EPOCH=.*seconds since 1970") as caught:
+        created_at()
+    assert "\n" not in str(caught.value)
+
+
 def test_environment_names_no_host_and_no_user():
     import getpass
     import socket
@@ -128,6 +194,7 @@ def test_environment_names_no_host_and_no_user():
 def test_sidecars_lie_beside_the_model():
     assert sidecar_path("a/m.safetensors", "eval") == Path("a/m.safetensors.eval.json")
     assert sidecar_path("a/m.safetensors", "artifact") == Path("a/m.safetensors.json")
+    assert sidecar_path("a/m.pt", "sensitivity") == Path("a/m.pt.sensitivity.json")
 
 
 # ---------------------------------------------------------------- reading
@@ -154,7 +221,7 @@ def test_numbers_that_json_does_not_have_are_refused(text, field, tmp_path, eval
         ({"schema_version": 2}, "newer"),
         ({"schema_version": "1"}, "not a sidecar"),
         ({"schema_version": True}, "not a sidecar"),
-        ({"kind": "sensitivity"}, "not a sidecar"),
+        ({"kind": "sensible"}, "not a sidecar"),
         ({"kind": ["eval"]}, "not a sidecar"),
         ({"model": None}, "model is not an object"),
         ({"metrics": [1]}, "metrics is not an object"),
@@ -239,6 +306,13 @@ def test_hostile_values_raise_no_other_error(key, value, inner):
 
 
 # ---------------------------------------------------------------- joining
+
+
+def test_a_sensitivity_table_is_not_joined_to_models():
+    table, model = read(EXAMPLES / "crnn_happy.pt.sensitivity.json"), read(EXAMPLES / "crnn_happy.pt.eval.json")
+    for sidecars in ([table], [model, table]):
+        with pytest.raises(AsrCompressError, match=r"sensitivity.json: is a sensitivity table.*asrcompress report"):
+            merge(sidecars)
 
 
 def sidecars(*names: str) -> list[Sidecar]:

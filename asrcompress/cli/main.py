@@ -49,7 +49,12 @@ def _main(
     Commands chain through files; each prints the path of what it wrote:
       asrcompress quantize model.pt --bits 8 --activations int8 -o model.int8.safetensors |
         asrcompress eval --data test.tsv | asrcompress report --require 'wer<=0.05'
+
+    SOURCE_DATE_EPOCH, where it is set, is the time that sidecars carry: the same run then gives the same bytes.
     """
+    from asrcompress.sidecar import created_at
+
+    created_at()  # a wrong SOURCE_DATE_EPOCH is an error before the work and not behind it
 
 
 def main() -> None:
