@@ -19,6 +19,7 @@ from asrcompress.errors import EXIT_GATE_FAILED, AsrCompressError
 
 if TYPE_CHECKING:
     from asrcompress.report.rows import Report
+    from asrcompress.sidecar import Sidecar
 
 
 class TextFormat(StrEnum):
@@ -52,9 +53,10 @@ def report(
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table and gates as markdown.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all metrics as CSV.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write all metrics and gates as JSON.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write a sensitivity table's heat map as SVG.")] = None,
     force: Force = False,
 ) -> None:
-    """Compare models by their sidecars, and gate them. Needs no torch.
+    """Compare models by their sidecars, and gate them; or show one sensitivity table. Needs no torch.
 
     Exit code 0: every gate passed; 1: a gate failed; 2: a metric was not measured, runs are not comparable, or an
     input is wrong.
@@ -63,6 +65,7 @@ def report(
     Example:
       asrcompress report small.safetensors.eval.json --baseline float.pt.eval.json \\
         --require 'ratio.model_size_bytes<=0.27' --require 'delta.wer<=0.005' --html report.html
+      asrcompress report float.pt.sensitivity.json --html sensitivity.html --svg heat-map.svg
     """
     from asrcompress import gate
     from asrcompress import report as formats
@@ -72,10 +75,18 @@ def report(
 
     requirements = [gate.parse(text) for text in require or []]
     paths = _paths(sidecars or [])
-    outputs = {"html": html, "junit": junit, "markdown": markdown, "csv": csv, "json": json}
+    outputs = {"html": html, "junit": junit, "markdown": markdown, "csv": csv, "json": json, "svg": svg}
     chosen = {name: path for name, path in outputs.items() if path is not None}
     check_outputs(chosen.values(), [*paths, *(baseline or [])], force=force)
-    built = build_report([read(path) for path in paths], [read(path) for path in baseline or []], requirements)
+    given = [read(path) for path in paths]
+    tables = [sidecar for sidecar in given if sidecar.kind == "sensitivity"]
+    if tables and len(given) == 1:
+        unfit = {"--baseline": baseline, "--require": require, "--junit": junit}
+        _show_sensitivity(tables[0], chosen, text_format, [name for name, value in unfit.items() if value], force)
+        return
+    if svg is not None and not tables:
+        raise AsrCompressError("--svg: is for the heat map of a sensitivity table; --html has the plots of models")
+    built = build_report(given, [read(path) for path in baseline or []], requirements)
 
     texts = {path: formats.render(name, built) for name, path in chosen.items()}
     shown = _table(built) if text_format == "table" else formats.render(text_format, built)
@@ -93,6 +104,30 @@ def report(
         raise AsrCompressError(f"--require '{errors[0].requirement}': {errors[0].message}{more}")
     if failed:
         raise typer.Exit(EXIT_GATE_FAILED)
+
+
+def _show_sensitivity(
+    sidecar: Sidecar, outputs: dict[str, Path], text_format: str, unfit: list[str], force: bool
+) -> None:
+    """A sensitivity table on stdout and in the files that are asked for."""
+    from asrcompress.report import render_sensitivity
+    from asrcompress.report.sensitivity_rows import read_sensitivity
+
+    if unfit:
+        raise AsrCompressError(
+            f"{sidecar.path}: is a sensitivity table, which has nothing to gate or compare; leave out {' and '.join(unfit)}"
+        )
+    found = read_sensitivity(sidecar.record, sidecar.path)
+    texts = {path: render_sensitivity(name, found) for name, path in outputs.items()}
+    if text_format == "table":
+        from asrcompress.report.sensitivity_table import render
+
+        width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
+        shown = render(found, width=width)
+    else:
+        shown = render_sensitivity(text_format, found)
+    _write(texts, force)
+    _print(shown)
 
 
 def _paths(given: list[Path]) -> list[Path]:

@@ -13,7 +13,7 @@ from asrcompress.report.svg import Point, plot
 
 STATUS = {"passed": "✓ passed", "failed": "✗ failed", "error": "! not measured"}
 TITLES = {"wer": "word error rate (wer)", "au_fa_fr": "area under FA/FR (au_fa_fr)"}
-STYLE = """
+PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --quiet: #5b6470; --line: #d9dee4; --soft: #f4f6f8;
   --accent: #2563eb; --good: #15803d; --bad: #c81e1e; --warn: #a16207; --good-soft: #dcfce7; --bad-soft: #fee2e2;
   --warn-soft: #fef3c7; }
@@ -38,6 +38,9 @@ td.label { overflow-wrap: anywhere; min-width: 180px; } .baseline-row > * { back
 .numbers th:first-child, .numbers td { white-space: nowrap; }
 code { font: 13px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 p.quiet, ul { color: var(--quiet); font-size: 14px; } ul { padding-left: 20px; }
+@media print { .scroll { overflow: visible; border: 0; } body { max-width: none; } }
+"""
+PLOT_STYLE = """
 svg { width: 100%; height: auto; display: block; } figure { margin: 0; }
 svg text { fill: var(--text); font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 svg .tick { fill: var(--quiet); } svg .title { font-size: 13px; fill: var(--quiet); }
@@ -49,7 +52,6 @@ svg path { fill: none; } .grid { stroke: var(--line); stroke-width: 0.7; } .fram
 .whisker.passed { stroke: var(--good); } .whisker.failed { stroke: var(--bad); } .whisker.error { stroke: var(--warn); }
 svg .marker { fill: var(--accent); stroke: var(--page); stroke-width: 1.5; } svg .marker.baseline { fill: var(--quiet); }
 svg .marker.passed { fill: var(--good); } svg .marker.failed { fill: var(--bad); } svg .marker.error { fill: var(--warn); }
-@media print { .scroll { overflow: visible; border: 0; } body { max-width: none; } }
 """
 
 
@@ -61,7 +63,7 @@ def render(report: Report) -> str:
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>asrcompress report</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+            f"<title>asrcompress report</title>\n<style>{PAGE_STYLE}{PLOT_STYLE}</style>\n</head>\n<body>",
             f"<h1>asrcompress report{_verdict(report)}</h1>",
             *gates,
             *plots,

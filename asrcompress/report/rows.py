@@ -190,7 +190,7 @@ def columns(report: Report) -> list[Column]:
     rows = report.rows
     baseline_mark = " (baseline)"
     found = [Column("model", tuple(row.label + (baseline_mark if row.is_baseline else "") for row in rows), False)]
-    for heading in ("bits", "activations", "level", "packed_params_share"):
+    for heading in ("bits", "patterns", "activations", "level", "packed_params_share"):
         cells = tuple(compression_text(heading, row.measured.compression) for row in rows)
         if any(cells):
             found.append(Column(heading, cells, heading in ("bits", "packed_params_share")))
@@ -204,10 +204,12 @@ def columns(report: Report) -> list[Column]:
 
 
 def compression_text(key: str, compression: dict[str, Any]) -> str:
-    """A cell on how a model was compressed; `bits` as 4+8 where its weights differ."""
+    """A cell on how a model was compressed; `bits` as 4+8 where its weights differ, `patterns` as 1:4+2:4."""
     value = compression.get(key)
     if key == "bits":
         value = "+".join(map(str, value)) if isinstance(value, list) else compression.get("num_bits")
+    if key == "patterns" and isinstance(value, list):
+        value = "+".join(map(str, value))
     if key == "packed_params_share" and isinstance(value, int | float):
         return f"{value:.4f}"
     return "" if value is None else printable(value)
