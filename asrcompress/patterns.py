@@ -90,12 +90,17 @@ def keep_largest(score: Tensor, keep_n: int, group_m: int) -> Tensor:
         (..., columns) bool.
     """
     groups = score.unflatten(-1, (-1, group_m)).movedim(-1, 0).contiguous()
-    ahead = torch.zeros(groups.shape, dtype=torch.uint8)  # how many of its group come before a place
-    for one, other in combinations(range(group_m), 2):
-        first = groups[one] >= groups[other]
+    return (places(groups) < keep_n).movedim(0, -1).flatten(-2)
+
+
+def places(score: Tensor) -> Tensor:
+    """(members, ...) -> uint8: how many members have a larger score, or as large a one and come before."""
+    ahead = torch.zeros(score.shape, dtype=torch.uint8)
+    for one, other in combinations(range(len(score)), 2):
+        first = score[one] >= score[other]
         ahead[other] += first
         ahead[one] += ~first
-    return (ahead < keep_n).movedim(0, -1).flatten(-2)
+    return ahead
 
 
 def split(codes: Tensor, zeros: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:

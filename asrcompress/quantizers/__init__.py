@@ -18,6 +18,7 @@ QUANTIZERS = {
     "gptq": "asrcompress.quantizers.gptq",
     "asymmetric": "asrcompress.quantizers.asymmetric",
     "gptq_asymmetric": "asrcompress.quantizers.gptq_asymmetric",
+    "gptq_ls": "asrcompress.quantizers.gptq_ls",
     "binary": "asrcompress.quantizers.binary",
     "auto": "asrcompress.quantizers.auto",
 }

@@ -54,7 +54,7 @@ def test_what_is_dropped_is_zero_and_the_rest_is_stored_whatever_the_method(meth
     nonzero = packed.codes != zeros
     assert (nonzero.reshape(-1, 4).sum(dim=1) <= 2).all()
     assert not packed.dequantize().reshape(6, -1)[~nonzero].any()
-    if not (pruned.by_column and method in ("gptq", "gptq_asymmetric", "auto")):
+    if not (pruned.by_column and method in ("gptq", "gptq_asymmetric", "gptq_ls", "auto")):
         assert not nonzero[~pruned.mask].any()
     if num_bits == 1:
         assert (nonzero.reshape(-1, 4).sum(dim=1) == 2).all()
