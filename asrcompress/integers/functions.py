@@ -43,9 +43,7 @@ def sited(kind: str, integer: Callable[..., Tensor]) -> Function:
     def run(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
         site = sites.next_site(kind)
         if sites.record is not None:
-            result = func(*payloads(args), **payloads(kwargs))
-            sites.record(site, result)
-            return observed(result, sites)
+            return observed(sites.observe(site, func(*payloads(args), **payloads(kwargs))), sites)
         if not sites.knows(site):
             return func(*as_floats(args), **as_floats(kwargs))
         grid = sites.grid(site)

@@ -18,7 +18,7 @@ from asrcompress.integers.grid import Grid
 from asrcompress.integers.matmul import int_bmm, int_matmul
 from asrcompress.integers.rescale import fixed_points, rescale, shift_right, to_codes
 from asrcompress.integers.sites import Sites
-from asrcompress.integers.tensor import Activation, GridTensor, as_floats, codes_on, grid_tensor, observed, payloads
+from asrcompress.integers.tensor import Activation, GridTensor, as_floats, codes_on, grid_tensor, observed
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,8 @@ def matmul(sites: Sites, func: Any, args: Any, kwargs: Any) -> Any:
         )
     left_site, right_site, site = sites.next_site("operand"), sites.next_site("operand"), sites.next_site("matmul")
     if sites.record is not None:
-        a, b = payloads((left, right))
-        result = func(a, b)
-        for name, values in ((left_site, a), (right_site, b), (site, result)):
-            sites.record(name, values)
-        return observed(result, sites)
+        operands = [sites.observe(name, x.payload) for name, x in ((left_site, left), (right_site, right))]
+        return observed(sites.observe(site, func(*operands)), sites)
     if not sites.knows(site):
         return func(*as_floats(args))
     left_grid, right_grid, grid = sites.grid(left_site), sites.grid(right_site), sites.grid(site)

@@ -17,6 +17,8 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.integers.grid import Grid
 
 OPERAND_KINDS = ("in", "q", "k", "v", "p", "operand")  # what products multiply: 8 bits unless told otherwise
+WITHOUT_GRID = ("softmax",)  # attention's weights: their largest is always the largest code
+SHOWN_ALONE = ("gates", "cell")  # of a loop over time, all steps at once: what is done to them does not go on
 
 
 class Sites:
@@ -24,7 +26,8 @@ class Sites:
 
     Args:
         grids: site -> grid, to run on integers; or None.
-        record: called with (site, values) for every site that is passed, to observe; or None.
+        record: called with (site, values) for every site with a grid that is passed, to observe; or None.
+        alter: while observing, called with (site, values) for every site, after `record`: what it gives goes on instead.
         islands: modules that compute in float: codes become floats at their door and codes again behind it.
     """
 
@@ -33,9 +36,10 @@ class Sites:
         *,
         grids: dict[str, Grid] | None = None,
         record: Callable[[str, Tensor], None] | None = None,
+        alter: Callable[[str, Tensor], Tensor] | None = None,
         islands: frozenset[str] = frozenset(),
     ) -> None:
-        self.grids, self.record, self.islands = grids, record, islands
+        self.grids, self.record, self.alter, self.islands = grids, record, alter, islands
         self.operand_bits: Callable[[str], int] = lambda site: 8  # of operands that need no grid: softmax's weights
         self.stack: list[tuple[str, dict[str, int]]] = []
         self.outside: dict[str, int] = {}
@@ -56,6 +60,12 @@ class Sites:
         ordinal = counts.get(kind, 0)
         counts[kind] = ordinal + 1
         return f"{name}:{kind}{ordinal or ''}"
+
+    def observe(self, site: str, values: Tensor) -> Tensor:
+        """Values that pass a site while observing, with their gradients: shown to the recorder; gives what goes on from there."""
+        if self.record is not None and kind_of(site) not in WITHOUT_GRID:
+            self.record(site, values)
+        return values if self.alter is None else self.alter(site, values)
 
     def knows(self, site: str) -> bool:
         """Whether a site is the model's to pass. Outside of its modules search and scores begin: what no grid is for is floats there."""
@@ -143,7 +153,11 @@ def _refuse_copy(memo: Any) -> None:
     raise AsrCompressError("a model of level integer-only cannot be copied; load its artifact again, or swap again")
 
 
+def kind_of(site: str) -> str:
+    """The kind of a site, without its number or layer: `in` of `gru:in_l0`."""
+    return site.rpartition(":")[2].rstrip("0123456789").partition("_")[0]
+
+
 def is_operand(site: str) -> bool:
-    """Whether a site's codes are multiplied by others; kinds may carry a number or a layer, as in `in_l0`."""
-    kind = site.rpartition(":")[2].rstrip("0123456789")
-    return kind.partition("_")[0] in OPERAND_KINDS
+    """Whether a site's codes are multiplied by others."""
+    return kind_of(site) in OPERAND_KINDS

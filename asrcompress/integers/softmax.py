@@ -58,6 +58,19 @@ def softmax(x: GridTensor, dim: int = -1, *unused: Any, **unused_too: Any) -> Gr
     return grid_tensor(weights.clamp_max(SOFTMAX_GRID.code_max).to(torch.int16), SOFTMAX_GRID, x.sites)
 
 
+def coded_weights(weights: Tensor, num_bits: int) -> Tensor:
+    """Softmax's weights in float, as `softmax_sum` has them: codes of `num_bits` whose largest is the top one, over their sum.
+
+    Args:
+        weights: (..., keys), from a softmax over keys.
+        num_bits: of the codes.
+    """
+    top = 2 ** (num_bits - 1) - 1
+    largest = weights.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    codes = (weights / largest * top + 0.5).floor()  # half up, as shift_right
+    return codes / codes.sum(dim=-1, keepdim=True).clamp_min(1)
+
+
 def softmax_sum(
     scores: Tensor, scale: float, values: Tensor, value_scale: float, grid: Grid, num_bits: int = 8
 ) -> Tensor:

@@ -208,8 +208,7 @@ def point(x: Tensor, kind: str) -> Tensor:
         return x.on(sites.grid(sites.next_site(kind)))
     if isinstance(x, ObservedTensor):
         sites = x.sites
-        assert sites.record is not None  # noqa: S101 (observed tensors belong to a recorder)
-        sites.record(sites.next_site(kind), x.payload)
+        return observed(sites.observe(sites.next_site(kind), x.payload), sites)
     return x
 
 
@@ -228,8 +227,7 @@ def from_float(sites: Sites, x: Tensor, kind: str) -> Activation:
     """Floats as an activation that passes a site: recorded, or rounded to its grid."""
     site = sites.next_site(kind)
     if sites.record is not None:
-        sites.record(site, x)
-        return observed(x, sites)
+        return observed(sites.observe(site, x), sites)
     grid = sites.grid(site)
     return grid_tensor(crossing.enter_integers(x, grid.scale, grid.zero_point, grid.num_bits), grid, sites)
 

@@ -55,7 +55,7 @@ def attend(
         scores = scores.masked_fill(added, -math.inf) if added.dtype == torch.bool else scores + added
     if padding is not None:
         scores = scores.masked_fill(padding.bool()[:, None, None, :], -math.inf)
-    weights = torch.softmax(scores, dim=-1)
+    weights = as_float(passed(q, torch.softmax(scores, dim=-1), "softmax"))
     out = _weighted_sum(weights, as_float(v), activations)
     return passed(q, out, "attended"), None if isinstance(q, Activation) else weights
 

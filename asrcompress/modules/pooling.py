@@ -32,13 +32,15 @@ class IntegerAdditiveAttention(nn.Module):
             num_bits = energies.sites.operand_bits(energies.sites.next_site("softmax"))
             codes = softmax_sum(scores, energies.grid.scale, values.payload, values.grid.scale, grid, num_bits)
             return grid_tensor(codes.squeeze(1), grid, energies.sites)
-        return passed(frames, self._weighted_sum(as_float(energies), as_float(frames)), "attended")
+        weights = torch.softmax(as_float(energies), dim=-2).transpose(1, 2)
+        weights = as_float(passed(frames, weights, "softmax"))
+        return passed(frames, self._weighted_sum(weights, as_float(values)), "attended")
 
-    def _weighted_sum(self, energies: Tensor, frames: Tensor) -> Tensor:
-        weights = torch.softmax(energies, dim=-2)
+    def _weighted_sum(self, weights: Tensor, frames: Tensor) -> Tensor:
+        """(batch, 1, time) x (batch, time, hidden) -> (batch, hidden)."""
         if self.activations == "none":
-            return (weights.transpose(1, 2) @ frames).squeeze(1)
+            return (weights @ frames).squeeze(1)
         frame_codes, frame_scale = quantize_tokens(frames)
-        weight_codes, weight_scale = quantize_tokens((weights * frame_scale).transpose(1, 2))
+        weight_codes, weight_scale = quantize_tokens(weights * frame_scale.transpose(1, 2))
         sums = int_bmm(weight_codes, frame_codes.transpose(1, 2))
         return (sums.float() * weight_scale).squeeze(1)
