@@ -60,7 +60,10 @@ class IntegerConv(nn.Module):
             self.packed.observer(patches.reshape(-1, *patches.shape[-2:]))
         if self.activations == "none":
             convolve = F.conv1d if len(self.kernel_size) == 1 else F.conv2d
-            return convolve(x, self.packed.dequantize(), self.bias, self.stride, 0, self.dilation, self.groups)
+            out = convolve(x, self.packed.dequantize(), self.bias, self.stride, 0, self.dilation, self.groups)
+            if self.packed.watcher is None:
+                return out
+            return self.packed.watched(self._grouped(self._patches(x)), out.movedim(1, -1)).movedim(-1, 1)
         out = self._dynamic_product(self._grouped(self._patches(x)))
         if self.bias is not None:
             out = out + self.bias

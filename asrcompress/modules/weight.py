@@ -25,9 +25,15 @@ GridOf = Callable[[str], Grid | None]  # kind of site -> its grid, None where ca
 
 
 class FloatWeight(nn.Module):
-    """A weight in float, (out, ...). `observer`, when set, is shown every input of its products, as (tokens, columns)."""
+    """A weight in float, (out, ...).
+
+    observer: when set, is shown every input of its products, as (tokens, columns). watcher: when set, is given every input
+    and result of its products, (..., columns) and (..., rows), or numbers (...) and the rows that were looked up; what it
+    gives back goes on. At a grouped convolution inputs are (..., groups, columns).
+    """
 
     observer: Callable[[Tensor], None] | None = None
+    watcher: Callable[[Tensor, Tensor], Tensor] | None = None
     values: Tensor
 
     def __init__(self, values: Tensor) -> None:
@@ -45,13 +51,17 @@ class FloatWeight(nn.Module):
 
     def rows(self, index: Tensor) -> Tensor:
         """Rows of the weight by number: index (...) -> float32 (..., columns)."""
-        return self.matrix()[index]
+        return self.watched(index, self.matrix()[index])
 
     def product(self, x: Tensor, activations: str) -> Tensor:
         """x (..., columns) float -> (..., rows), in the way `activations` says."""
         if self.observer is not None:
             self.observer(x.reshape(-1, x.shape[-1]))
-        return F.linear(x, self.matrix())
+        return self.watched(x, F.linear(x, self.matrix()))
+
+    def watched(self, x: Tensor, out: Tensor) -> Tensor:
+        """A result, after the watcher has seen it."""
+        return out if self.watcher is None else self.watcher(x, out)
 
 
 class IntegerWeight(FloatWeight):
