@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NUM_STEPS = 25
+LEAST = 1e-12  # a cost below is none
 # From the page's own shade to its opposite: little cost is quiet, much cost stands out.
 ANCHORS = {
     "light": ("#f1f3f5", "#fdeab4", "#fdbe5f", "#f2803a", "#d2412a", "#93182b", "#440c24"),
@@ -69,7 +70,7 @@ class CostScale:
     @classmethod
     def over(cls, costs: Iterable[float], loss: float | None) -> CostScale:
         """Around the positive costs, from a thousandth of the loss, or a millionth of the largest, upwards; round ends."""
-        positive = [cost for cost in costs if cost > 0 and math.isfinite(cost)]
+        positive = [cost for cost in costs if cost > LEAST and math.isfinite(cost)]
         top = max(positive, default=1.0)
         floor = max(min(positive, default=top), (loss or 0) / 1000, top / 1e6)
         low = 10.0 ** math.floor(math.log10(min(floor, top / 10)) + 1e-9)

@@ -13,7 +13,7 @@ def thousandths(value: float) -> str:
     size = abs(scaled)
     digits = 2 if size < 9.995 else 1 if size < 99.95 else 0
     text = f"{scaled:.{digits}f}"
-    return f"{scaled:.0e}".replace("e+0", "e").replace("e+", "e") if len(text) > 6 else text.replace("-0.00", "0.00")
+    return f"{scaled:.0e}".replace("e+0", "e").replace("e+", "e") if len(text) > 7 else text.replace("-0.00", "0.00")
 
 
 def nats(value: float) -> str:

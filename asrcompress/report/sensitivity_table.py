@@ -65,7 +65,7 @@ def _summary(found: Sensitivity) -> list[str]:
     lines.append(f"Change of the loss in thousandths, {found.unit_of_loss}; ~ estimated; - not possible")
     if _is_measured(found.rows):
         name = found.quality_name
-        lines[-1] += f"; {name}: its change in {QUALITY_UNITS[name]}"
+        lines.append(f"{name}: its change in {QUALITY_UNITS[name]}, where it was measured")
     return lines
 
 

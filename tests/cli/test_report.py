@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "tests" / "examples"
 FLOAT, INT8, INT4 = (f"checkpoint_best.{name}.eval.json" for name in ("pt", "int8.safetensors", "int4.safetensors"))
+TABLE = "crnn_happy.pt.sensitivity.json"
 # A process in which nothing heavy can be imported, not even by accident.
 WITHOUT_TORCH = """
 import sys
@@ -108,6 +109,34 @@ def test_a_report_without_gates(report):
     assert "by paired resampling" in done.stdout
 
 
+def test_a_sensitivity_table_is_shown_and_written_in_every_format(report, folder):
+    done = report(
+        TABLE, "--html", "r.html", "--svg", "r.svg", "--markdown", "r.md", "--csv", "r.csv", "--json", "r.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.startswith("crnn_happy.pt: loss 0.0123 nats per clip")
+    assert "What to leave alone" in done.stdout
+    assert max(map(len, done.stdout.split("What to")[0].splitlines())) <= 100
+    assert ElementTree.parse(folder / "r.svg").getroot().tag.endswith("svg")
+    assert (folder / "r.html").read_text().startswith("<!DOCTYPE html>")
+    assert (folder / "r.md").read_text().startswith("## Sensitivity of crnn")
+    assert json.loads((folder / "r.json").read_text()) == json.loads((folder / TABLE).read_text())
+    assert (folder / "r.csv").read_text().startswith("unit,kind,")
+
+
+@pytest.mark.parametrize(("text_format", "begin"), [("csv", "unit,"), ("json", "{"), ("markdown", "## ")])
+def test_a_sensitivity_table_comes_through_a_pipe_in_any_format(report, text_format, begin):
+    done = report("--format", text_format, stdin=f"{TABLE}\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(begin)
+
+
+def test_a_wrong_source_date_epoch_is_found_before_the_work(report):
+    assert "SOURCE_DATE_EPOCH='soon'" in error_line(report(INT8, SOURCE_DATE_EPOCH="soon"))
+    assert report(INT8, SOURCE_DATE_EPOCH="1").returncode == 0
+
+
 @pytest.mark.parametrize("arguments", [(), ("-",)])
 def test_paths_come_through_a_pipe(report, arguments):
     done = report(*arguments, "--format", "json", stdin=f"{INT8}\n\n{INT4}\r\n")
@@ -173,6 +202,13 @@ def test_a_character_that_the_terminal_lacks_stops_nothing(report, folder):
         ((INT8, "--baseline", "nan.json"), "nan.json: metrics.wer is nan"),
         ((INT8, "--baseline", INT8, "--require", "delta.wer<=0"), "the baseline itself"),
         ((), "sidecars"),
+        ((INT8, "--svg", "r.svg"), "heat map of a sensitivity table"),
+        ((TABLE, INT8), f"`asrcompress report {TABLE}` alone"),
+        ((INT8, "--baseline", TABLE), "is not compared with models"),
+        ((TABLE, "--require", "wer<=0.1", "--junit", "r.xml"), "leave out --require and --junit"),
+        ((TABLE, "--baseline", FLOAT), "leave out --baseline"),
+        ((TABLE, "--svg", TABLE, "--force"), "is an input"),
+        (("broken.sensitivity.json",), "units is not a list"),
     ],
 )
 def test_what_the_user_can_fix_is_one_line_and_writes_nothing(report, folder, arguments, said):
@@ -181,6 +217,8 @@ def test_what_the_user_can_fix_is_one_line_and_writes_nothing(report, folder, ar
     (folder / "broken.json").write_text('{"schema_version": 1,')
     (folder / "list.json").write_text("[1]")
     (folder / "nan.json").write_text((folder / INT8).read_text().replace('"wer": 0.0', '"wer": NaN, "cer2": 0.0', 1))
+    table = json.loads((folder / TABLE).read_text())
+    (folder / "broken.sensitivity.json").write_text(json.dumps(table | {"units": None}))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert said in error_line(report(*arguments))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
