@@ -55,7 +55,9 @@ def _codes(codes: list[dict[str, Any]]) -> list[str]:
         widest = max(row["bits_per_weight"] for row in rows)
         line = f"{len(rows)} weights of {num_bits} bits: {least} to {most} distinct codes per channel"
         line += f", at most {widest:.2f} bits with scales"
-        lines.append(line + (f", patterns {', '.join(patterns)}" if patterns else ""))
+        groups = sum(sum(row.get("kept_per_group") or ()) for row in rows)
+        line += f", patterns {', '.join(patterns)}" if patterns else ""
+        lines.append(line + (f", {groups:,} groups counted" if groups else ""))
     return lines
 
 

@@ -40,8 +40,24 @@ def quantize(
     method: Annotated[
         Optional[str],
         typer.Option(
-            help="How codes are found: rtn (round to nearest), mse (clipped), gptq, asymmetric, gptq_asymmetric, binary (1 bit), auto (the best of "
-            "them, weight by weight). gptq, gptq_asymmetric and auto need --calibrate. [default: rtn]",
+            help="How codes are found: rtn (round to nearest), mse (clipped), gptq, asymmetric, gptq_asymmetric, gptq_ls (scales by least "
+            "squares), binary (1 bit), auto (the best of the others but gptq_ls, weight by weight). gptq, gptq_asymmetric, gptq_ls and auto need "
+            "--calibrate. [default: rtn]",
+            show_default=False,
+        ),
+    ] = None,
+    pattern: Annotated[
+        Optional[str],
+        typer.Option(
+            help="N:M sparsity: N weights kept of every M along the input dimension, such as 2:4, 1:4 or 4:8; M up to 16. Pruned first, "
+            "then quantized. none undoes a recipe's.",
+            show_default=False,
+        ),
+    ] = None,
+    sparsifier: Annotated[
+        Optional[str],
+        typer.Option(
+            help="How kept weights are chosen: magnitude, wanda or sparsegpt; the last two need --calibrate. [default: magnitude]",
             show_default=False,
         ),
     ] = None,
@@ -109,6 +125,8 @@ def quantize(
         level=level,
         activations=activations,
         method=method,
+        pattern=pattern,
+        sparsifier=sparsifier,
         calibration_method=calibration_method,
         calibration_limit=calibration_limit,
         intermediate_bits=intermediate_bits,

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asrcompress.grids import QuantizedWeight, code_range
+from asrcompress.grids import QuantizedWeight, code_range, zero_codes
 from asrcompress.metrics.honesty import Finding
 from asrcompress.metrics.honesty_nm import count_pattern, detect_pattern
 from asrcompress.packing import packed_size_bytes
+from asrcompress.patterns import code_sizes, pattern_name
 
 COPY = 0.99  # correlation with a packed weight from which a tensor is a copy of it
 SMALLEST_COPY = 32  # values; fewer correlate by chance
@@ -32,7 +33,6 @@ def judge_file(
     size_bytes: int,
     gaps: Mapping[str, bytes],
     record: Mapping[str, Any],
-    pattern: tuple[int, int] | None = None,
 ) -> list[Finding]:
     """What in the file contradicts level `stored`.
 
@@ -43,31 +43,27 @@ def judge_file(
         size_bytes: of the file, by stat.
         gaps: bytes that belong to no tensor, by where they are (empty in an honest file).
         record: the file's JSON, in which a copy could hide as text or numbers.
-        pattern: (keep_n, group_m) that the recipe claims.
     """
     lines = [*_size_faults(quantized, ledger, size_bytes), *_code_faults(quantized)]
     lines += list(hidden_copies(quantized, others, gaps))
     lines += [f"{where}: {len(data):,} bytes that belong to no tensor" for where, data in gaps.items() if data]
     lines += [f"asrcompress.json: {what}" for what in _long_values(record, "")]
-    if pattern is not None:
-        counts = (count_pattern(kept(weight), *pattern, name) for name, weight in quantized.items())
-        lines += [count.fault for count in counts if count.fault]
+    for name, weight in quantized.items():
+        if weight.pattern is not None and (fault := count_pattern(kept(weight), *weight.pattern, name).fault):
+            lines.append(fault)
     return [Finding("stored", line) for line in lines]
 
 
 def kept(weight: QuantizedWeight) -> Tensor:
     """(rows, columns), True where the weight is not zero."""
-    if weight.zero_point is None:
-        return weight.codes != 0
-    groups = weight.scale.shape[1]
-    grouped = weight.codes.reshape(weight.codes.shape[0], groups, -1)
-    return (grouped != weight.zero_point.unsqueeze(-1)).reshape(weight.codes.shape)
+    return weight.codes != zero_codes(weight.zero_point, *weight.codes.shape)
 
 
 def code_table(quantized: Mapping[str, QuantizedWeight]) -> list[dict[str, Any]]:
     """One row per packed weight: distinct codes per channel, range, histogram, bits with scales, pattern.
 
-    histogram: codes counted in up to 16 bins of equal width from the smallest code of two's complement.
+    histogram: codes counted in up to 16 bins of equal width from the smallest code of two's complement. kept_per_group: where
+    a pattern is claimed, how many groups have 0, 1, ... values that are not zero. pattern: what every group keeps to.
     """
     rows = []
     for name, weight in quantized.items():
@@ -80,7 +76,9 @@ def code_table(quantized: Mapping[str, QuantizedWeight]) -> list[dict[str, Any]]
         extra = weight.scale.numel() * weight.scale.element_size()
         if weight.zero_point is not None:
             extra += packed_size_bytes(weight.zero_point.numel(), weight.num_bits)
-        stored = packed_size_bytes(codes.numel(), weight.num_bits) + extra
+        stored = sum(code_sizes(codes.numel(), weight.num_bits, weight.pattern).values()) + extra
+        count = count_pattern(kept(weight), *weight.pattern, name) if weight.pattern else None
+        claim_holds = weight.pattern is not None and count is not None and not count.fault
         rows.append(
             {
                 "name": name,
@@ -94,7 +92,8 @@ def code_table(quantized: Mapping[str, QuantizedWeight]) -> list[dict[str, Any]]
                 "max": int(codes.max()),
                 "histogram": bins.tolist(),
                 "bits_per_weight": 8 * stored / codes.numel(),
-                "pattern": detect_pattern(kept(weight)),
+                "pattern": pattern_name(weight.pattern) if claim_holds else detect_pattern(kept(weight)),
+                "kept_per_group": list(count.histogram) if count else None,
             }
         )
     return rows
@@ -173,9 +172,12 @@ def _size_faults(
         yield f"ledger: {total:,} bytes are accounted for, the file has {size_bytes:,}"
     sizes = {entry["name"]: entry["size_bytes"] for entry in ledger}
     for name, weight in quantized.items():
-        due = packed_size_bytes(weight.codes.numel(), weight.num_bits)
-        if sizes.get(f"{name}_packed", 0) > due:
-            yield f"{name}: takes {sizes[f'{name}_packed']:,} bytes where {weight.num_bits} bits each are {due:,}"
+        for part, due in code_sizes(weight.codes.numel(), weight.num_bits, weight.pattern).items():
+            found = sizes.get(f"{name}_{part}", 0)
+            if found > due and part == "packed":
+                yield f"{name}: takes {found:,} bytes where {weight.num_bits} bits each are {due:,}"
+            elif found > due:
+                yield f"{name}: its group codes take {found:,} bytes where {due:,} are due"
         if weight.scale.numel() >= weight.codes.numel() > 1:
             yield f"{name}: has a scale for every weight, which is a float copy in all but name"
 

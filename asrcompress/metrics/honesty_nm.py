@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asrcompress.errors import AsrCompressError
-
 KNOWN = ((1, 4), (2, 4))  # what `detect` looks for, sparsest first
 
 
@@ -24,18 +22,6 @@ class PatternCount:
     group_m: int
     histogram: tuple[int, ...]
     fault: str
-
-
-def parse_pattern(text: str) -> tuple[int, int]:
-    """`2:4` -> (2, 4).
-
-    Raises:
-        AsrCompressError: not keep_n:group_m with 0 < keep_n <= group_m <= 64.
-    """
-    keep, _, group = text.partition(":")
-    if keep.isascii() and keep.isdigit() and group.isascii() and group.isdigit() and 0 < int(keep) <= int(group) <= 64:
-        return int(keep), int(group)
-    raise AsrCompressError(f"pattern '{text[:40]}': use keep_n:group_m such as 2:4, two values kept of every four")
 
 
 def count_pattern(mask: Tensor, keep_n: int, group_m: int, name: str) -> PatternCount:

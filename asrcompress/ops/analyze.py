@@ -224,7 +224,7 @@ def stored_bytes(source: Source) -> dict[str, tuple[int, int]]:
         sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(source.path)}
         stored = {name: (tensor.numel(), sizes[name]) for name, tensor in source.tensors.items()}
         for name, weight in source.content.quantized.items():
-            size = sum(sizes.get(f"{name}_{part}", 0) for part in ("packed", "scale", "zero_point"))
+            size = sum(sizes.get(f"{name}_{part}", 0) for part in ("packed", "pattern", "scale", "zero_point"))
             stored[name] = (weight.codes.numel(), size)
         return stored
     stored, seen = {}, set()

@@ -21,7 +21,6 @@ from asrcompress.metrics.honesty import LEVELS, Finding, float_ops, holders, jud
 from asrcompress.metrics.honesty_coverage import Stored, coverage
 from asrcompress.metrics.honesty_fake import fake_quantized
 from asrcompress.metrics.honesty_file import code_table, judge_file
-from asrcompress.metrics.honesty_nm import parse_pattern
 from asrcompress.metrics.trace import Trace, trace_run
 from asrcompress.modules.swap import find_weights
 from asrcompress.ops.load import LoadedModel, Source, build_float
@@ -121,7 +120,7 @@ def stored_tensors(source: Source) -> list[Stored]:
     if source.content is not None:
         sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(source.path)}
         for name, weight in source.content.quantized.items():
-            size = sum(sizes.get(f"{name}_{part}", 0) for part in ("packed", "scale", "zero_point"))
+            size = sum(sizes.get(f"{name}_{part}", 0) for part in ("packed", "pattern", "scale", "zero_point"))
             found.append(Stored(name, f"int{weight.num_bits}", weight.codes.numel(), size, True))
     seen = set()
     for name, tensor in source.tensors.items():
@@ -175,7 +174,6 @@ def _file_findings(source: Source) -> list[Finding]:
     if content is None:
         return [Finding("partial", "no weight is packed: the file holds floats")]
     gaps, record = unclaimed(source.path)
-    pattern = content.recipe.get("pattern")
     findings = judge_file(
         content.quantized,
         content.floats,
@@ -183,7 +181,6 @@ def _file_findings(source: Source) -> list[Finding]:
         size_bytes=source.size_bytes,
         gaps=gaps,
         record=record,
-        pattern=parse_pattern(str(pattern)) if pattern else None,
     )
     model: nn.Module = build_float(source)
     sites = {site.tied_to or site.name: site.kind for site in find_weights(model)}

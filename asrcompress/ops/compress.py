@@ -16,9 +16,12 @@ from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.integers.sites import Sites
 from asrcompress.modules.swap import WeightSite, make_static, swap, swappable_modules
 from asrcompress.ops.recipe import QuantizeConfig, Rule, bits_of_site
+from asrcompress.patterns import Pattern, require_whole_groups
 from asrcompress.quantizers import get_quantizer, needs_statistics
 from asrcompress.quantizers.bias_correction import bias_shift
 from asrcompress.quantizers.statistics import InputStatistics
+from asrcompress.sparsifiers import needs_statistics as sparsifier_needs_statistics
+from asrcompress.sparsifiers import prune
 
 Progress = Callable[[int, int], None]
 
@@ -88,16 +91,39 @@ def require_sites(grids: Iterable[str], config: QuantizeConfig) -> None:
 
 def wants_statistics(chosen: Iterable[str], config: QuantizeConfig) -> bool:
     """Whether some weight is packed by looking at what it is multiplied by."""
-    return config.bias_correction or any(needs_statistics(config.of_weight(name)[2]) for name in chosen)
+    return config.bias_correction or any(
+        needs_statistics(config.of_weight(name)[2]) or _sparsifier_needs(*config.sparsity_of(name)) for name in chosen
+    )
+
+
+def _sparsifier_needs(pattern: Pattern | None, sparsifier: str) -> bool:
+    return pattern is not None and sparsifier_needs_statistics(sparsifier)
+
+
+def require_patterns(module: nn.Module, chosen: Iterable[str], config: QuantizeConfig) -> None:
+    """Raise where a weight's inputs do not divide into the groups of its pattern, before any work is done."""
+    for name in chosen:
+        pattern, _ = config.sparsity_of(name)
+        if pattern is not None:
+            require_whole_groups(module.get_parameter(name)[0].numel(), pattern, name)
 
 
 def pack_weight(
     name: str, weight: Tensor, config: QuantizeConfig, statistics: InputStatistics | None
 ) -> QuantizedWeight:
-    """One weight, as the options and rules say for its name."""
+    """One weight, as the options and rules say for its name: pruned first, then what is left is quantized."""
     num_bits, granularity, method = config.of_weight(name)
+    pattern, sparsifier = config.sparsity_of(name)
+    pruned = None
+    if pattern is not None:
+        pruned = prune(weight, pattern, sparsifier=sparsifier, name=name, statistics=statistics)
     packed: QuantizedWeight = get_quantizer(method)(
-        weight, num_bits=num_bits, granularity=Granularity.parse(granularity), name=name, statistics=statistics
+        weight,
+        num_bits=num_bits,
+        granularity=Granularity.parse(granularity),
+        name=name,
+        statistics=statistics,
+        pruned=pruned,
     )
     return packed
 

@@ -24,6 +24,7 @@ from asrcompress.models import ModelSpec, get_family, recognise
 from asrcompress.modules.swap import find_weights
 from asrcompress.ops.compress import make_integer
 from asrcompress.ops.recipe import recorded_rules
+from asrcompress.patterns import pattern_name
 from asrcompress.sidecar import describe_environment
 
 # What building from a configuration that is not one can raise, in torch, in Fairseq and in our families.
@@ -188,17 +189,21 @@ def environment(device: str) -> dict[str, Any]:
 def compression(content: ArtifactContent, num_params: int) -> dict[str, Any]:
     """What is packed, read from the weights, and the last step's options, in the sidecar's words.
 
-    num_bits and granularity are None where the packed weights differ; `bits` lists what they have.
+    num_bits and granularity are None where the packed weights differ; `bits` lists what they have, `patterns` the N:M
+    patterns that some of them have.
     """
     weights = content.quantized.values()
     bits = sorted({weight.num_bits for weight in weights})
     granularities = {str(weight.granularity) for weight in weights}
     packed_params = sum(weight.codes.numel() for weight in weights)
+    patterns = sorted({weight.pattern for weight in weights if weight.pattern})
     return {
         "num_bits": bits[0] if len(bits) == 1 else None,
         "bits": bits,
         "granularity": granularities.pop() if len(granularities) == 1 else None,
         "packed_params_share": packed_params / num_params if num_params else None,
+        "patterns": [pattern_name(pattern) for pattern in patterns],
+        "sparsifier": content.recipe.get("sparsifier"),
     } | {key: content.recipe.get(key) for key in ("activations", "level", "method", "include", "exclude")}
 
 

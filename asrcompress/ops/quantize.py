@@ -23,6 +23,7 @@ from asrcompress.ops.compress import (
     correct_biases,
     pack_weight,
     require_finite,
+    require_patterns,
     require_sites,
     require_twins,
     select,
@@ -40,7 +41,6 @@ from asrcompress.ops.load import (
     require_model_file,
 )
 from asrcompress.ops.recipe import QuantizeConfig
-from asrcompress.quantizers import needs_statistics
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.sidecar import SUFFIXES, build, sidecar_path
 
@@ -117,6 +117,8 @@ def plan(
     before = source.content.quantized if source.content else {}
     sites = _sites(source)
     chosen = {site.name for site in select(sites, config)}
+    with torch.device("meta"), _about(source.path):
+        require_patterns(build_float(source), (site.name for site in sites if site.name in chosen), config)
     aliases = {site.name for site in sites if site.tied_to}
     packed = [site.name for site in sites if site.name in chosen]
     return packed, [name for name in [*before, *source.tensors] if name not in chosen and name not in aliases]
@@ -140,6 +142,7 @@ def quantize_source(
     with torch.device("meta"):
         module = build_float(source)
     with _about(source.path):
+        require_patterns(module, (name for name in first if name in chosen), config)
         require_twins(module, sites, config)
     tied = tied_names(sites)
     floating = tensors | {name: weight.dequantize() for name, weight in before.items()}
@@ -182,9 +185,7 @@ def _sites(source: Source) -> list[WeightSite]:
 
 def _read_data(source: Source, config: QuantizeConfig, calibrate: Calibrate | None) -> CalibrationData | None:
     """The calibration data that the options need; asked for before any work is done."""
-    methods = {config.method, *(rule.method for rule in config.rules if rule.method)}
-    needing = [f"--method {method}" for method in sorted(methods) if needs_statistics(method)]
-    needing += ["--level integer-only"] * config.is_static + ["--bias-correction"] * config.bias_correction
+    needing = [f"--{option}" for option in config.data_needed]
     if calibrate is None:
         if needing:
             raise AsrCompressError(

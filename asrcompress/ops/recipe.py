@@ -7,7 +7,7 @@ weights and sites. Reading and checking is here, doing is not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,11 +17,15 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity
 from asrcompress.integers.observers import METHODS
 from asrcompress.packing import SUPPORTED_BITS
-from asrcompress.quantizers import get_quantizer, supported_bits
+from asrcompress.patterns import Pattern, parse_pattern
+from asrcompress.quantizers import get_quantizer, needs_statistics, supported_bits
 from asrcompress.quantizers.support import require_bits
+from asrcompress.sparsifiers import needs_statistics as sparsifier_needs_statistics
 
 LEVELS = ("stored", "computed", "integer-only")
 RULE_LEVELS = ("float", *LEVELS)
+NO_PATTERN = "none"
+DEFAULT_SPARSIFIER = "magnitude"
 ACTIVATION_BITS = {f"int{bits}": bits for bits in range(2, 17)}
 
 
@@ -30,7 +34,7 @@ class Rule:
     """What holds for the modules, weights or sites that a glob fits; None leaves a thing as it was.
 
     level: `float` leaves a module's weights unpacked, `stored` and `computed` keep its activations in float; `activations`: at
-    level integer-only, `intN` gives the sites that fit grids of N bits.
+    level integer-only, `intN` gives the sites that fit grids of N bits. pattern: `none` undoes one of the whole model.
     """
 
     modules: str
@@ -39,6 +43,8 @@ class Rule:
     method: str | None = None
     activations: str | None = None
     level: str | None = None
+    pattern: str | None = None
+    sparsifier: str | None = None
 
     def __post_init__(self) -> None:
         where = f"rule '{self.modules}'"
@@ -51,6 +57,10 @@ class Rule:
             raise AsrCompressError(f"{where}: activations '{self.activations}': use int2 to int16")
         if self.level is not None and self.level not in RULE_LEVELS:
             raise AsrCompressError(f"{where}: level '{self.level}': use {', '.join(RULE_LEVELS)}")
+        if self.pattern not in (None, NO_PATTERN):
+            _about(where, parse_pattern, self.pattern)
+        if self.sparsifier is not None:
+            _about(where, sparsifier_needs_statistics, self.sparsifier)
 
     def fits(self, name: str) -> bool:
         """Whether the glob is over this module, weight or site, or over a module around it."""
@@ -69,6 +79,8 @@ class QuantizeConfig:
     level, activations: how far integers go; one follows from the other (none: stored; int8: computed).
     calibration_method: how ranges of 8-bit activation grids are chosen. intermediate_bits: of the grids between products.
     calibration_limit: utterances or clips that calibration runs. bias_correction: biases take up the mean error of rounding.
+    pattern: keep_n:group_m along the input dimension, such as 2:4; weights are pruned first, then quantized. sparsifier: how the
+    kept ones are chosen; magnitude where there is a pattern and nothing else is said.
     """
 
     num_bits: int = 8
@@ -82,6 +94,8 @@ class QuantizeConfig:
     calibration_limit: int = 64
     intermediate_bits: int = 16
     bias_correction: bool = False
+    pattern: str | None = None
+    sparsifier: str | None = None
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
@@ -98,6 +112,7 @@ class QuantizeConfig:
             raise AsrCompressError(f"--intermediate-bits {self.intermediate_bits}: use 2 to 16")
         Granularity.parse(self.granularity)
         require_bits(self.method, self.num_bits, supported_bits(self.method), f"--bits {self.num_bits}")
+        self._resolve_pattern()
         needed = {None: None, "stored": "none", "computed": "int8", "integer-only": "int8"}[self.level]
         if needed and self.activations not in (None, needed):
             raise AsrCompressError(
@@ -107,10 +122,39 @@ class QuantizeConfig:
         object.__setattr__(self, "activations", activations)
         object.__setattr__(self, "level", self.level or ("computed" if activations == "int8" else "stored"))
 
+    def _resolve_pattern(self) -> None:
+        """`none` as None, and the sparsifier that then counts."""
+        is_undone = self.pattern == NO_PATTERN
+        if is_undone:
+            object.__setattr__(self, "pattern", None)
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
+        if self.sparsifier is not None:
+            sparsifier_needs_statistics(self.sparsifier)
+        named = [name for name in (self.sparsifier, *(rule.sparsifier for rule in self.rules)) if name is not None]
+        if named and not (self.has_pattern or is_undone):
+            raise AsrCompressError(
+                f"sparsifier {named[0]}: there is no pattern to choose for; add --pattern 2:4, or leave it out"
+            )
+        sparsifier = (self.sparsifier or DEFAULT_SPARSIFIER) if self.has_pattern else None
+        object.__setattr__(self, "sparsifier", sparsifier)
+
     @property
     def is_static(self) -> bool:
         """Whether activations get static grids, from calibration."""
         return self.level == "integer-only"
+
+    @property
+    def data_needed(self) -> list[str]:
+        """Options, as they are given, that look at data: asked for before any work is done."""
+        methods = {self.method, *(rule.method for rule in self.rules if rule.method)}
+        sparsifiers = {self.sparsifier, *(rule.sparsifier for rule in self.rules)} if self.has_pattern else set()
+        return [
+            *(f"method {method}" for method in sorted(methods) if needs_statistics(method)),
+            *(f"sparsifier {one}" for one in sorted(filter(None, sparsifiers)) if sparsifier_needs_statistics(one)),
+            *["level integer-only"] * self.is_static,
+            *["bias-correction"] * self.bias_correction,
+        ]
 
     def of_weight(self, name: str) -> tuple[int, str, str]:
         """(bits, granularity, method) of a weight."""
@@ -120,6 +164,19 @@ class QuantizeConfig:
                 given = (rule.bits, rule.granularity, rule.method)
                 chosen = [old if new is None else new for old, new in zip(chosen, given, strict=True)]
         return chosen[0], chosen[1], chosen[2]  # type: ignore[return-value]
+
+    @property
+    def has_pattern(self) -> bool:
+        """Whether some weight may get an N:M pattern."""
+        return self.pattern is not None or any(rule.pattern not in (None, NO_PATTERN) for rule in self.rules)
+
+    def sparsity_of(self, name: str) -> tuple[Pattern | None, str]:
+        """(pattern, sparsifier) of a weight; the pattern is None where it keeps all."""
+        pattern, sparsifier = self.pattern, self.sparsifier or DEFAULT_SPARSIFIER
+        for rule in self.rules:
+            if rule.fits(name):
+                pattern, sparsifier = rule.pattern or pattern, rule.sparsifier or sparsifier
+        return (None if pattern in (None, NO_PATTERN) else parse_pattern(str(pattern))), sparsifier
 
     def level_of(self, name: str) -> str:
         """The level of a module or weight."""
@@ -134,7 +191,7 @@ class QuantizeConfig:
     def to_json(self) -> dict[str, Any]:
         """What the artifact records: only what says something about it."""
         record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        defaults = ("bias_correction", "rules")
+        defaults = ("bias_correction", "rules", "pattern", "sparsifier")
         for key in (*defaults, *(() if self.is_static else ("calibration_method", "intermediate_bits"))):
             if key in defaults and record[key]:
                 continue
@@ -152,6 +209,14 @@ def bits_of_site(rules: Sequence[Rule], site: str, default: int) -> int:
     return ACTIVATION_BITS[fitting[-1]] if fitting else default
 
 
+def _about(where: str, check: Callable[[str], object], value: str) -> None:
+    """Run a check whose message does not say where the value stands."""
+    try:
+        check(value)
+    except AsrCompressError as error:
+        raise AsrCompressError(f"{where}: {error}") from error
+
+
 def _check_bits(what: str, bits: int | None) -> None:
     if bits is not None and bits not in SUPPORTED_BITS:
         raise AsrCompressError(f"{what} {bits}: use one of {', '.join(map(str, SUPPORTED_BITS))}")
@@ -160,7 +225,8 @@ def _check_bits(what: str, bits: int | None) -> None:
 RULE_KEYS = tuple(field.name for field in fields(Rule))
 OPTION_TYPES: dict[str, type] = {
     "bits": int, "granularity": str, "activations": str, "method": str, "include": list, "exclude": list, "level": str,
-    "calibration_method": str, "calibration_limit": int, "intermediate_bits": int, "bias_correction": bool,
+    "calibration_method": str, "calibration_limit": int, "intermediate_bits": int, "bias_correction": bool, "pattern": str,
+    "sparsifier": str,
 }  # fmt: skip
 
 

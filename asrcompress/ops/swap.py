@@ -26,13 +26,13 @@ from asrcompress.ops.compress import (
     make_integer,
     pack_weight,
     require_finite,
+    require_patterns,
     require_sites,
     require_twins,
     select,
     wants_statistics,
 )
 from asrcompress.ops.recipe import QuantizeConfig, override, read_options, read_recipe
-from asrcompress.quantizers import needs_statistics
 from asrcompress.quantizers.statistics import InputStatistics
 
 
@@ -72,6 +72,7 @@ def swap(
         fold(whole, find_folds(whole, lambda module: run(module, progress)))
     sites = _find_sites(whole)
     chosen = {site.name for site in select(sites, config)}
+    require_patterns(whole, (site.name for site in sites if site.name in chosen), config)
     require_twins(whole, sites, config)
     tensors = {name: parameter.detach().float() for name, parameter in whole.named_parameters()}
     require_finite(tensors)
@@ -120,9 +121,7 @@ def _config(recipe: str | Path | QuantizeConfig | None, options: dict[str, Any])
 
 def _require_data(config: QuantizeConfig, calibrate: Callable[[nn.Module], Any] | None) -> None:
     """Ask for data before any work is done."""
-    methods = {config.method, *(rule.method for rule in config.rules if rule.method)}
-    needing = [f"method {method}" for method in sorted(methods) if needs_statistics(method)]
-    needing += ["level integer-only"] * config.is_static + ["bias_correction"] * config.bias_correction
+    needing = [option.replace("-correction", "_correction") for option in config.data_needed]
     if needing and calibrate is None:
         raise AsrCompressError(
             f"swap: {needing[0]} needs data; give calibrate=, a function that runs the module it is given on representative inputs"

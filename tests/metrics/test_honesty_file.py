@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.metrics.honesty_file import code_table, hidden_copies, judge_file
-from asrcompress.packing import packed_size_bytes
+from asrcompress.patterns import code_sizes
 from asrcompress.quantizers.rtn import quantize
 
 
@@ -29,8 +30,9 @@ HONEST = {"fc.bias": random(24, seed=2), "norm.weight": random(960, seed=3), "ta
 
 def judge(quantized: dict, others: dict, **changes) -> list[str]:
     ledger = [
-        {"name": f"{name}_packed", "kind": "", "size_bytes": packed_size_bytes(weight.codes.numel(), weight.num_bits)}
+        {"name": f"{name}_{part}", "kind": "", "size_bytes": size_bytes}
         for name, weight in quantized.items()
+        for part, size_bytes in code_sizes(weight.codes.numel(), weight.num_bits, weight.pattern).items()
     ]
     total = sum(entry["size_bytes"] for entry in ledger)
     options = {"size_bytes": total, "gaps": {}, "record": {}} | changes
@@ -105,14 +107,50 @@ def test_codes_out_of_range_are_named() -> None:
     assert judge({"fc.weight": wrong}, {}) == ["fc.weight: claims 4 bits and holds codes -8..7; they end at -7..7"]
 
 
+def sparse(weight: Tensor, pattern: tuple[int, int]) -> QuantizedWeight:
+    return dataclasses.replace(packed(weight), pattern=pattern)
+
+
 def test_one_value_too_many_in_a_claimed_pattern_is_named() -> None:
     weight = WEIGHT.clone()
     weight[:, 0::4] = weight[:, 2::4] = 0
-    assert judge({"fc.weight": packed(weight)}, {}, pattern=(2, 4)) == []
+    assert judge({"fc.weight": sparse(weight, (2, 4)), "conv.weight": packed(CONV)}, {}) == []
     weight[7, 20] = 3.0
-    assert judge({"fc.weight": packed(weight)}, {}, pattern=(2, 4)) == [
+    assert judge({"fc.weight": sparse(weight, (2, 4)), "conv.weight": packed(CONV)}, {}) == [
         "fc.weight: claims 2:4, but row 7 has 3 values in inputs 20..23"
     ]
+    weight[7, 20] = 0
+    assert judge({"fc.weight": sparse(weight, (1, 4))}, {})[0].startswith(
+        "fc.weight: claims 1:4, but row 0 has 2 values"
+    )
+
+
+def test_more_bytes_than_a_pattern_keeps_are_named() -> None:
+    weight = WEIGHT.clone()
+    weight[:, 0::4] = weight[:, 2::4] = 0
+    ledger = [
+        {"name": "fc.weight_packed", "kind": "weight_packed", "size_bytes": 960},
+        {"name": "fc.weight_pattern", "kind": "weight_pattern", "size_bytes": 120},
+    ]
+    assert judge({"fc.weight": sparse(weight, (2, 4))}, {}, ledger=ledger, size_bytes=1080) == [
+        "fc.weight: takes 960 bytes where 8 bits each are 480",
+        "fc.weight: its group codes take 120 bytes where 90 are due",
+    ]
+
+
+def test_every_group_of_a_stored_pattern_is_counted() -> None:
+    codes = torch.tensor([[1, 0, 0, 1, 0, 0, 0, 0], [0, 2, 0, 0, 3, 0, -1, 0]], dtype=torch.int8)
+    weight = QuantizedWeight(
+        codes, torch.ones(2, 1, dtype=torch.float16), 4, Granularity("per_channel"), (2, 8), pattern=(2, 4)
+    )
+    (row,) = code_table({"w": weight})
+    assert (row["pattern"], row["kept_per_group"]) == ("2:4", [1, 1, 2, 0, 0])
+    assert row["bits_per_weight"] == 8 * (4 + 2 + 4) / 16  # kept codes, group codes, scales
+    (dense,) = code_table({"w": dataclasses.replace(weight, pattern=None)})
+    assert (dense["pattern"], dense["kept_per_group"]) == ("2:4", None)
+    codes[0, 5:] = 1
+    (wrong,) = code_table({"w": weight})
+    assert (wrong["pattern"], wrong["kept_per_group"]) == (None, [0, 1, 2, 1, 0])
 
 
 def test_the_code_table_counts_by_hand() -> None:

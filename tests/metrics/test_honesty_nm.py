@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from asrcompress.errors import AsrCompressError
-from asrcompress.metrics.honesty_nm import count_pattern, detect_pattern, parse_pattern
+from asrcompress.metrics.honesty_nm import count_pattern, detect_pattern
 
 
 def two_of_four() -> torch.Tensor:
@@ -48,10 +46,3 @@ def test_the_sparsest_pattern_is_detected() -> None:
     assert detect_pattern(mask) == "1:4"
     mask[0, :3] = True
     assert detect_pattern(mask) is None
-
-
-@pytest.mark.parametrize("text", ["4:2", "0:4", "2", "2:4:8", "a:b", "2:999", "", "²:4"])
-def test_what_is_no_pattern_is_refused(text: str) -> None:
-    assert parse_pattern("2:4") == (2, 4)
-    with pytest.raises(AsrCompressError, match="use keep_n:group_m"):
-        parse_pattern(text)

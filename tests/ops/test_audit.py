@@ -130,19 +130,25 @@ def test_a_weight_in_the_json_is_named(keyword: Path, tmp_path: Path) -> None:
     assert "asrcompress.json: parent.note: holds 8,000 characters, in which a weight could hide" in found["violations"]
 
 
-def test_a_pattern_in_the_recipe_is_counted(keyword: Path, tmp_path: Path) -> None:
-    content = load_artifact(keyword)
-    quantized = {}
-    for name, weight in content.quantized.items():
+def test_every_group_of_a_pattern_is_counted_and_a_wrong_one_named(keyword: Path, tmp_path: Path) -> None:
+    quantized = dict(load_artifact(keyword).quantized)
+    for name, weight in quantized.items():
         codes = weight.codes.clone()
         if codes.shape[1] % 4 == 0:
             codes[:, 1::4] = codes[:, 3::4] = 0
-            quantized[name] = dataclasses.replace(weight, codes=codes)
-    recipe = {**content.recipe, "pattern": "2:4"}
-    rest = {**content.quantized, **quantized}
-    assert honesty(rewritten(keyword, tmp_path / "a.safetensors", quantized=rest, recipe=recipe))["violations"] == []
-    quantized["gru.weight_hh_l0"].codes[2, 5] = 1
-    found = honesty(rewritten(keyword, tmp_path / "b.safetensors", quantized={**rest, **quantized}, recipe=recipe))
+            quantized[name] = dataclasses.replace(weight, codes=codes, pattern=(2, 4))
+    source = open_source(rewritten(keyword, tmp_path / "a.safetensors", quantized=quantized))
+    found = audit_artifact(source, build_model(source))
+    assert found["violations"] == []
+    rows = {row["name"]: row for row in found["codes"]}
+    for name, weight in quantized.items():
+        counted = rows[name]["kept_per_group"]
+        assert (counted is None) == (weight.pattern is None)
+        assert counted is None or sum(counted) == weight.codes.numel() // 4
+    # No file holds a group with too many: the writer and the reader refuse it. So it is planted behind the reader.
+    assert source.content is not None
+    source.content.quantized["gru.weight_hh_l0"].codes[2, 4:7] = 1
+    found = audit_artifact(source, build_model(source))
     assert "gru.weight_hh_l0: claims 2:4, but row 2 has 3 values in inputs 4..7" in found["violations"]
     patterns = {row["name"]: row["pattern"] for row in found["codes"]}
     assert patterns["gru.weight_hh_l1"] == "2:4" and patterns["gru.weight_hh_l0"] is None

@@ -53,6 +53,51 @@ def test_of_the_rules_that_fit_the_last_one_that_says_something_counts(tmp_path:
     ]
 
 
+def test_patterns_and_sparsifiers_by_rule(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        """
+        pattern = "2:4"
+        sparsifier = "wanda"
+        [[rules]]
+        modules = "encoder.*"
+        pattern = "1:4"
+        [[rules]]
+        modules = "*.fc1"
+        sparsifier = "sparsegpt"
+        [[rules]]
+        modules = "conv"
+        pattern = "none"
+        """,
+    )
+    assert config.sparsity_of("decoder.fc2.weight") == ((2, 4), "wanda")
+    assert config.sparsity_of("encoder.fc1.weight") == ((1, 4), "sparsegpt")
+    assert config.sparsity_of("conv.0.weight") == (None, "wanda")
+    record = config.to_json()
+    assert (record["pattern"], record["sparsifier"]) == ("2:4", "wanda")
+    assert record["rules"][2] == {"modules": "conv", "pattern": "none"}
+    assert config.data_needed == ["sparsifier sparsegpt", "sparsifier wanda"]
+
+
+def test_a_pattern_of_a_rule_alone_has_the_default_sparsifier() -> None:
+    config = QuantizeConfig(rules=(Rule("gru", pattern="4:8"),))
+    assert config.sparsity_of("gru.weight_ih_l0") == ((4, 8), "magnitude")
+    assert config.sparsity_of("classifier.weight") == (None, "magnitude")
+    assert config.to_json()["sparsifier"] == "magnitude"
+    assert "pattern" not in config.to_json()
+    assert config.data_needed == []
+
+
+def test_without_a_pattern_nothing_about_one_is_recorded() -> None:
+    assert not {"pattern", "sparsifier"} & QuantizeConfig().to_json().keys()
+    undone = QuantizeConfig(**override({"pattern": "2:4", "sparsifier": "wanda"}, {"pattern": "none"}))
+    assert undone == QuantizeConfig()
+    with pytest.raises(
+        AsrCompressError, match="sparsifier wanda: there is no pattern to choose for; add --pattern 2:4"
+    ):
+        QuantizeConfig(sparsifier="wanda")
+
+
 @pytest.mark.parametrize(
     ("glob", "fitting"),
     [
@@ -103,6 +148,12 @@ def test_bits_of_activations() -> None:
         ("[[rules]]\nmodules = '*'\nlevel = 'half'", "rule '\\*': level 'half': use float, stored"),
         ("[[rules]]\nmodules = '*'\nactivations = 'float16'", "rule '\\*': activations 'float16': use int2 to int16"),
         ("[[rules]]\nmodules = '*'\ngranularity = 'per_row'", "per_row"),
+        ("pattern = '4:2'", "pattern '4:2': use keep_n:group_m such as 2:4"),
+        ("pattern = 4", "'pattern' must be str"),
+        ("pattern = '2:4'\nsparsifier = 'best'", "sparsifier 'best' is not known; use one of magnitude, "),
+        ("[[rules]]\nmodules = '*'\npattern = '2:17'", "rule '\\*': pattern '2:17': use keep_n:group_m"),
+        ("[[rules]]\nmodules = '*'\nsparsifier = 'best'", "rule '\\*': sparsifier 'best' is not known"),
+        ("[[rules]]\nmodules = '*'\nsparsifier = 'wanda'", "sparsifier wanda: there is no pattern to choose for"),
     ],
 )
 def test_a_bad_recipe_is_one_line_that_names_the_file(tmp_path: Path, text: str, message: str) -> None:
