@@ -54,6 +54,9 @@ def report(
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all metrics as CSV.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write all metrics and gates as JSON.")] = None,
     svg: Annotated[Path | None, typer.Option("--svg", help="Write a sensitivity table's heat map as SVG.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Mark in a sensitivity table what this plan (.toml) chooses.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Compare models by their sidecars, and gate them; or show one sensitivity table. Needs no torch.
@@ -77,15 +80,18 @@ def report(
     paths = _paths(sidecars or [])
     outputs = {"html": html, "junit": junit, "markdown": markdown, "csv": csv, "json": json, "svg": svg}
     chosen = {name: path for name, path in outputs.items() if path is not None}
-    check_outputs(chosen.values(), [*paths, *(baseline or [])], force=force)
+    check_outputs(chosen.values(), [*paths, *(baseline or []), *([plan] if plan else [])], force=force)
     given = [read(path) for path in paths]
     tables = [sidecar for sidecar in given if sidecar.kind == "sensitivity"]
     if tables and len(given) == 1:
         unfit = {"--baseline": baseline, "--require": require, "--junit": junit}
-        _show_sensitivity(tables[0], chosen, text_format, [name for name, value in unfit.items() if value], force)
+        _show_sensitivity(tables[0], chosen, text_format, plan, [name for name, value in unfit.items() if value], force)
         return
-    if svg is not None and not tables:
-        raise AsrCompressError("--svg: is for the heat map of a sensitivity table; --html has the plots of models")
+    if (svg or plan) and not tables:
+        option = "--svg" if svg else "--plan"
+        raise AsrCompressError(
+            f"{option}: is for the heat map of a sensitivity table; give one alone, or leave {option} out"
+        )
     built = build_report(given, [read(path) for path in baseline or []], requirements)
 
     texts = {path: formats.render(name, built) for name, path in chosen.items()}
@@ -107,7 +113,7 @@ def report(
 
 
 def _show_sensitivity(
-    sidecar: Sidecar, outputs: dict[str, Path], text_format: str, unfit: list[str], force: bool
+    sidecar: Sidecar, outputs: dict[str, Path], text_format: str, plan: Path | None, unfit: list[str], force: bool
 ) -> None:
     """A sensitivity table on stdout and in the files that are asked for."""
     from asrcompress.report import render_sensitivity
@@ -118,14 +124,19 @@ def _show_sensitivity(
             f"{sidecar.path}: is a sensitivity table, which has nothing to gate or compare; leave out {' and '.join(unfit)}"
         )
     found = read_sensitivity(sidecar.record, sidecar.path)
-    texts = {path: render_sensitivity(name, found) for name, path in outputs.items()}
+    chosen = None
+    if plan is not None:
+        from asrcompress.report.plan_choice import read_choice
+
+        chosen = read_choice(plan, found)
+    texts = {path: render_sensitivity(name, found, chosen) for name, path in outputs.items()}
     if text_format == "table":
         from asrcompress.report.sensitivity_table import render
 
         width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else None
-        shown = render(found, width=width)
+        shown = render(found, chosen, width=width)
     else:
-        shown = render_sensitivity(text_format, found)
+        shown = render_sensitivity(text_format, found, chosen)
     _write(texts, force)
     _print(shown)
 
