@@ -13,6 +13,7 @@ LEVELS = {
     "errors": 0,
     "files": 1, "integers": 1, "grids": 1, "packing": 1, "patterns": 1, "sidecar": 1, "gate": 1,
     "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
+    "artifact_size": 2,
     "ops": 3,
     "cli": 4,
 }  # fmt: skip
@@ -22,6 +23,7 @@ SAME = {
     ("gate", "files"),
     ("models", "checkpoints"),
     ("patterns", "packing"),
+    ("artifact_size", "artifact"),
     ("sparsifiers", "quantizers"),
 }
 LIGHT = ("errors", "files", "sidecar", "gate", "report", "cli")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Output, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
 from asrcompress.errors import AsrCompressError
+
+if TYPE_CHECKING:
+    from asrcompress.ops.plan_file import PlanFile
 
 
 def quantize(
@@ -105,6 +108,13 @@ def quantize(
     config: Annotated[
         Optional[Path], typer.Option("--config", help="Recipe (.toml) with these options; the command line goes first.")
     ] = None,
+    plan: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--plan",
+            help="Plan (.toml) that sensitivity made for this model: a recipe, carried out only if the file stays within the plan's budget.",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be packed; write nothing.")] = False,
@@ -118,8 +128,11 @@ def quantize(
       asrcompress quantize samples/asr/checkpoint_best.pt --bits 4 --activations int8 -o small.safetensors
     """
     path = path_from_stdin("model") if model in (None, "-") else model
+    if config and plan:
+        raise AsrCompressError(f"--plan {plan}: is a recipe of its own; leave out --config {config}")
+    plan_file = _read_plan(plan)
     options = _options(
-        config,
+        plan or config,
         bits=bits,
         granularity=granularity,
         level=level,
@@ -154,6 +167,7 @@ def quantize(
         output,
         quantize_config,
         calibrate=Calibrate(calibrate, calibration_split, audio_root) if calibrate else None,
+        plan=plan_file,
         data_dir=data_dir,
         trust=trust_checkpoint,
         force=force,
@@ -174,6 +188,8 @@ def quantize(
     picked = result.record["recipe"].get("picked")
     if picked:
         say(f"auto picked: {', '.join(f'{method} for {count}' for method, count in picked.items())} weights")
+    if plan_file:
+        _say_plan(plan_file, metrics["size_bytes"])
     if metrics["model_size_ratio"] >= 1:
         say(f"note: {result.path} is not smaller than what it was made from; quantize the float checkpoint instead")
     if as_json:
@@ -188,3 +204,23 @@ def _options(config: Path | None, **given: Any) -> dict[str, Any]:
 
     options = read_recipe(config) if config else {}
     return override(options, to_config({name: value for name, value in given.items() if value not in (None, [])}))
+
+
+def _read_plan(path: Path | None) -> PlanFile | None:
+    if path is None:
+        return None
+    from asrcompress.ops.plan_file import read_plan
+
+    return read_plan(path)
+
+
+def _say_plan(plan: PlanFile, size_bytes: int) -> None:
+    facts = plan.facts
+    difference = size_bytes / facts.size_bytes - 1
+    say(
+        f"plan {plan.path}: {facts.size_bytes} bytes predicted, {size_bytes} written ({difference:+.2%}), budget {facts.budget_bytes}"
+    )
+    if plan.misses_prediction(size_bytes):
+        say(
+            "note: that is more than 0.5 % off; the options or calibration data are not those that the plan was made with"
+        )

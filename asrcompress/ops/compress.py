@@ -46,11 +46,11 @@ def select(sites: Sequence[WeightSite], config: QuantizeConfig) -> list[WeightSi
         for word, wanted in (("activations", rule.activations), ("level integer-only", rule.level == "integer-only")):
             if wanted and not config.is_static:
                 raise AsrCompressError(
-                    f"rule '{rule.modules}': {word} needs the grids of --level integer-only; this is level {config.level}"
+                    f"{rule}: {word} needs the grids of --level integer-only; this is level {config.level}"
                 )
-        if rule.activations is None and not any(rule.fits(site.name) for site in sites):
+        if rule.activations is None and (unfitting := rule.unfitting(site.name for site in sites)):
             raise AsrCompressError(
-                f"rule '{rule.modules}' fits no module with weights; the first are {', '.join(site.module for site in sites[:3])}"
+                f"rule '{unfitting[0]}' fits no module with weights; the first are {', '.join(site.module for site in sites[:3])}"
             )
     chosen = [site for site in sites if not site.tied_to and site.name in included - excluded]
     if not chosen:
@@ -83,9 +83,9 @@ def require_sites(grids: Iterable[str], config: QuantizeConfig) -> None:
     # Softmax's weights are operands without a grid of their own: their largest is always the largest code.
     sites += [site.replace(":scores", ":softmax") for site in sites if ":scores" in site]
     for rule in config.rules:
-        if rule.activations is not None and not any(rule.fits(site) for site in sites):
+        if rule.activations is not None and (unfitting := rule.unfitting(sites)):
             raise AsrCompressError(
-                f"rule '{rule.modules}' fits no module or site with activations; the first are {', '.join(sites[:3])}"
+                f"rule '{unfitting[0]}' fits no module or site with activations; the first are {', '.join(sites[:3])}"
             )
 
 

@@ -5,6 +5,7 @@ Looks at names, shapes and options, never at values, so it serves for files that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from asrcompress.grids import QuantizedWeight
 from asrcompress.modules.swap import WeightSite
 from asrcompress.ops.compress import islands
 from asrcompress.ops.load import Source
+from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.recipe import QuantizeConfig
 
 
@@ -84,4 +86,15 @@ def resolve_recipe(
         recipe["level"] = "stored"  # a rule has it so
     if calibration:
         recipe["calibration"] = calibration
+    return recipe
+
+
+def whole_recipe(content: ArtifactContent, config: QuantizeConfig, plan: PlanFile | None) -> dict[str, Any]:
+    """What the sidecar records, where bytes do not count: the artifact's recipe, what `auto` picked, and a plan with all its rules."""
+    recipe = dict(content.recipe)
+    picked = Counter(weight.method for weight in content.quantized.values() if weight.method)
+    if picked:
+        recipe["picked"] = dict(sorted(picked.items()))
+    if plan:
+        recipe |= {"plan": plan.describe(), "rules": config.rules_to_json()}
     return recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
+from asrcompress.artifact_size import artifact_size_bytes
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, sha256_file, write_json
 from asrcompress.grids import QuantizedWeight
@@ -29,7 +29,7 @@ from asrcompress.ops.compress import (
     select,
     wants_statistics,
 )
-from asrcompress.ops.content import assemble, left_in_float, tied_names
+from asrcompress.ops.content import assemble, left_in_float, tied_names, whole_recipe
 from asrcompress.ops.load import (
     Source,
     build_float,
@@ -40,6 +40,7 @@ from asrcompress.ops.load import (
     open_source,
     require_model_file,
 )
+from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.sidecar import SUFFIXES, build, sidecar_path
@@ -72,6 +73,7 @@ def quantize(
     config: QuantizeConfig,
     *,
     calibrate: Calibrate | None = None,
+    plan: PlanFile | None = None,
     data_dir: Path | None = None,
     trust: bool = False,
     force: bool = False,
@@ -79,11 +81,12 @@ def quantize(
 ) -> QuantizeResult:
     """Pack the weights of `path` into `output` and describe it in `<output>.json`.
 
-    `calibrate` names the speech that level integer-only and some methods need.
+    `calibrate` names the speech that level integer-only and some methods need. `plan` is where the options are from: it
+    must be for this file, and what is written never exceeds its budget.
 
     Raises:
-        AsrCompressError: unreadable input, an option that does not fit, an output that exists.
-            Nothing is written then.
+        AsrCompressError: unreadable input, an option that does not fit, an output that exists, a plan that is for
+            another file or whose budget would be exceeded. Nothing is written then.
     """
     path, output = Path(path), Path(output)
     require_model_file(path)
@@ -94,13 +97,18 @@ def quantize(
     sidecar = sidecar_path(output, "artifact")
     check_outputs([output, sidecar], [path], force=force)
     source = open_source(path, data_dir=data_dir, trust=trust)
+    if plan:
+        plan.require_model(path, source.sha256)
+        config = replace(config, plan=plan.sha256)
     data = _read_data(source, config, calibrate)
     content = quantize_source(source, config, data=data, progress=progress)
+    if plan:
+        plan.require_size(artifact_size_bytes(content))
     parent = describe(source, num_params=0)
     replaced = sha256_file(output) if output.is_file() else None
     save_artifact(output, content, force=force)
     try:
-        record = _record(output, parent, content)
+        record = _record(output, parent, content, whole_recipe(content, config, plan))
         removed = () if record["model"]["sha256"] == replaced or not force else _remove_sidecars(output)
         write_json(sidecar, record, force=force)
     except BaseException:  # an interrupt included: no artifact is left without its sidecar
@@ -240,7 +248,7 @@ def _remove_sidecars(output: Path) -> tuple[Path, ...]:
     return stale
 
 
-def _record(output: Path, parent: dict[str, Any], content: ArtifactContent) -> dict[str, Any]:
+def _record(output: Path, parent: dict[str, Any], content: ArtifactContent, recipe: dict[str, Any]) -> dict[str, Any]:
     written = open_source(output)  # what is on disk is what is described
     model = describe(written, count_params(written))
     entries = byte_ledger(output)
@@ -253,13 +261,12 @@ def _record(output: Path, parent: dict[str, Any], content: ArtifactContent) -> d
         "model_size_ratio": model["model_size_bytes"] / parent["model_size_bytes"],
     }
     ledger = {"entries": entries, "size_bytes": sum(entry["size_bytes"] for entry in entries)}
-    picked = Counter(weight.method for weight in content.quantized.values() if weight.method)
     return build(
         "artifact",
         model=model,
         metrics=metrics,
         environment=environment("cpu"),
-        recipe=content.recipe | ({"picked": dict(sorted(picked.items()))} if picked else {}),
+        recipe=recipe,
         parent=parent,
         ledger=ledger,
         honesty=audit_artifact(written, build_model(written)),

@@ -7,9 +7,10 @@ weights and sites. Reading and checking is here, doing is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ ACTIVATION_BITS = {f"int{bits}": bits for bits in range(2, 17)}
 
 @dataclass(frozen=True)
 class Rule:
-    """What holds for the modules, weights or sites that a glob fits; None leaves a thing as it was.
+    """What holds for the modules, weights or sites that a glob, or one of several, fits; None leaves a thing as it was.
 
     level: `float` leaves a module's weights unpacked, `stored` and `computed` keep its activations in float; `activations`: at
     level integer-only, `intN` gives the sites that fit grids of N bits. pattern: `none` undoes one of the whole model.
     """
 
-    modules: str
+    modules: str | tuple[str, ...]
     bits: int | None = None
     granularity: str | None = None
     method: str | None = None
@@ -47,7 +48,13 @@ class Rule:
     sparsifier: str | None = None
 
     def __post_init__(self) -> None:
-        where = f"rule '{self.modules}'"
+        if isinstance(self.modules, list):
+            object.__setattr__(self, "modules", tuple(self.modules))
+        if not self.globs or not all(isinstance(glob, str) for glob in self.globs):
+            raise AsrCompressError(
+                "the 'modules' of a rule are no globs; give one such as modules = 'decoder.*', or a list"
+            )
+        where = str(self)
         _check_bits(f"{where}: bits", self.bits)
         if self.granularity is not None:
             Granularity.parse(self.granularity)
@@ -62,12 +69,37 @@ class Rule:
         if self.sparsifier is not None:
             _about(where, sparsifier_needs_statistics, self.sparsifier)
 
+    def __str__(self) -> str:
+        rest = f" and {len(self.globs) - 1} more" if len(self.globs) > 1 else ""
+        return f"rule '{self.globs[0]}'{rest}"
+
+    @property
+    def globs(self) -> tuple[str, ...]:
+        """What `modules` says, as a tuple."""
+        return self.modules if isinstance(self.modules, tuple) else (self.modules,)
+
+    @cached_property
+    def _plain_and_patterns(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """Globs that are just names, which a plan has hundreds of, and the others."""
+        patterns = tuple(glob for glob in self.globs if any(character in glob for character in "*?["))
+        return frozenset(self.globs) - frozenset(patterns), patterns
+
     def fits(self, name: str) -> bool:
-        """Whether the glob is over this module, weight or site, or over a module around it."""
-        module, _, kind = name.partition(":")
-        parts = module.split(".")
-        around = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-        return any(fnmatchcase(part, self.modules) for part in (*around, name) if part or kind)
+        """Whether a glob is over this module, weight or site, or over a module around it."""
+        plain, patterns = self._plain_and_patterns
+        parts = _parts(name)
+        return not plain.isdisjoint(parts) or any(fnmatchcase(part, glob) for part in parts for glob in patterns)
+
+    def unfitting(self, names: Iterable[str]) -> list[str]:
+        """The globs that fit none of these names."""
+        parts = {part for name in names for part in _parts(name)}
+        return [glob for glob in self.globs if glob not in parts and not any(fnmatchcase(part, glob) for part in parts)]
+
+    def to_json(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
+        """What it says of these keys, by default of all."""
+        said = {key: getattr(self, key) for key in (RULE_KEYS if keys is None else keys)}
+        said["modules"] = list(self.globs) if isinstance(self.modules, tuple) else self.modules
+        return {key: value for key, value in said.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -81,6 +113,8 @@ class QuantizeConfig:
     calibration_limit: utterances or clips that calibration runs. bias_correction: biases take up the mean error of rounding.
     pattern: keep_n:group_m along the input dimension, such as 2:4; weights are pruned first, then quantized. sparsifier: how the
     kept ones are chosen; magnitude where there is a pattern and nothing else is said.
+    plan: sha256 of the plan file that the rules are from. The artifact then records it, and of the rules only what counts
+    when it is loaded, since what was packed how stands beside each weight; the sidecar has them whole.
     """
 
     num_bits: int = 8
@@ -97,6 +131,7 @@ class QuantizeConfig:
     pattern: str | None = None
     sparsifier: str | None = None
     rules: tuple[Rule, ...] = ()
+    plan: str | None = None
 
     def __post_init__(self) -> None:
         _check_bits("--bits", self.num_bits)
@@ -190,17 +225,32 @@ class QuantizeConfig:
 
     def to_json(self) -> dict[str, Any]:
         """What the artifact records: only what says something about it."""
-        record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        defaults = ("bias_correction", "rules", "pattern", "sparsifier")
+        record = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        defaults = ("bias_correction", "rules", "pattern", "sparsifier", "plan")
         for key in (*defaults, *(() if self.is_static else ("calibration_method", "intermediate_bits"))):
             if key in defaults and record[key]:
                 continue
             del record[key]
-        record["rules"] = [{k: v for k, v in asdict(rule).items() if v is not None} for rule in self.rules]
-        if not self.rules:
-            del record["rules"]
         del record["calibration_limit"]
+        record["rules"] = self.rules_to_json(whole=self.plan is None)
+        if not record["rules"]:
+            del record["rules"]
         return record
+
+    def rules_to_json(self, *, whole: bool = True) -> list[dict[str, Any]]:
+        """The rules. Not whole: what counts when the file is loaded, and no rule that says nothing of it."""
+        if whole:
+            return [rule.to_json() for rule in self.rules]
+        said = [rule.to_json(("modules", *LOADING_KEYS)) for rule in self.rules]
+        return [rule for rule in said if len(rule) > 1]
+
+
+def _parts(name: str) -> list[str]:
+    """A module, weight or site, and the modules around it; ":input" is in none."""
+    module, _, kind = name.partition(":")
+    parts = module.split(".")
+    around = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return [part for part in (*around, name) if part or kind]
 
 
 def bits_of_site(rules: Sequence[Rule], site: str, default: int) -> int:
@@ -223,6 +273,8 @@ def _check_bits(what: str, bits: int | None) -> None:
 
 
 RULE_KEYS = tuple(field.name for field in fields(Rule))
+# What a rule says of how a file computes. The rest is about packing, and done when the file is there.
+LOADING_KEYS = ("activations", "level")
 OPTION_TYPES: dict[str, type] = {
     "bits": int, "granularity": str, "activations": str, "method": str, "include": list, "exclude": list, "level": str,
     "calibration_method": str, "calibration_limit": int, "intermediate_bits": int, "bias_correction": bool, "pattern": str,
@@ -260,6 +312,7 @@ def read_options(given: dict[str, Any], where: Path | str) -> dict[str, Any]:
         AsrCompressError: an option that there is not, or a value of another type; `where` begins the line.
     """
     options = dict(given)
+    options.pop("plan", None)  # what a plan file predicts; plan_file.py reads it
     rules = options.pop("rules", ())
     for key, value in options.items():
         if key not in OPTION_TYPES:
@@ -284,7 +337,10 @@ def _read_rule(where: Path | str, rule: dict[str, Any]) -> Rule:
     for key, value in rule.items():
         if key not in RULE_KEYS:
             raise AsrCompressError(f"{where}: '{key}' is not an option of a rule; use {', '.join(RULE_KEYS)}")
-        _check_type(where, key, value, int if key == "bits" else str)
+        if key == "modules" and isinstance(value, list):
+            _check_type(where, key, value, list)
+        else:
+            _check_type(where, key, value, int if key == "bits" else str)
     if "modules" not in rule:
         raise AsrCompressError(f"{where}: a rule has no 'modules'; give a glob such as modules = 'decoder.*'")
     try:
