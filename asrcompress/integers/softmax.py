@@ -63,9 +63,9 @@ def coded_weights(weights: Tensor, num_bits: int) -> Tensor:
 
     Args:
         weights: (..., keys), from a softmax over keys.
-        num_bits: of the codes.
+        num_bits: of the codes; 8 at most count.
     """
-    top = 2 ** (num_bits - 1) - 1
+    top = _top(num_bits)
     largest = weights.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     codes = (weights / largest * top + 0.5).floor()  # half up, as shift_right
     return codes / codes.sum(dim=-1, keepdim=True).clamp_min(1)
@@ -82,15 +82,20 @@ def softmax_sum(
         values: (batch, keys, width) int8 codes, symmetric.
         value_scale: of the values' codes.
         grid: of the result.
-        num_bits: of the exponentials that the values are multiplied by.
+        num_bits: of the exponentials that the values are multiplied by; 8 at most count.
 
     Returns:
         (batch, queries, width) codes of `grid`.
     """
-    top = 2 ** (num_bits - 1) - 1
+    top = _top(num_bits)
     weights = shift_right(exponentials(scores, scale) * top, FRACTION_BITS)
     total = weights.sum(dim=-1, keepdim=True).clamp_min(1)
     sums = int_bmm(weights.to(torch.int8), values.transpose(1, 2)).to(torch.int64)
     # sums / total with 16 fraction bits, through one division a row: 2^40 / total has at least 17 bits up to 2^16 keys.
     inverse = torch.div(2**40 + (total >> 1), total, rounding_mode="floor")
     return rescale(shift_right(sums * inverse, 24), value_scale / grid.scale * 2.0**-16, grid)
+
+
+def _top(num_bits: int) -> int:
+    """The largest code that values are multiplied by."""
+    return int(2 ** (min(num_bits, 8) - 1)) - 1

@@ -56,11 +56,15 @@ class PrefixCache:
     Args:
         model: in eval mode; from run to run of a batch nothing but its weights differs. Gradients are not taken.
         limit_bytes: of kept outputs. What comes when it is reached runs in full.
+        blocks: whose outputs are kept, by name; `find_blocks` of a float model. For its twins, which are no longer found.
     """
 
-    def __init__(self, model: nn.Module, *, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self, model: nn.Module, *, limit_bytes: int = LIMIT_BYTES, blocks: Collection[str] | None = None
+    ) -> None:
         self.model, self.limit_bytes, self.size_bytes = model, limit_bytes, 0
-        self._blocks, self._shared = find_blocks(model), {model, *model.children()}
+        self._blocks = {model.get_submodule(name) for name in (find_blocks(model) if blocks is None else blocks)}
+        self._shared = {model, *model.children()}
         self._passes: dict[tuple[Hashable, Hashable], _Pass] = {}
         self._number: Hashable = None  # of the batch under way
         self._changed: Collection[str] | None = None
@@ -115,6 +119,11 @@ class PrefixCache:
                 if not recorded:  # it broke off
                     self._forget(key)
             self._recording, self._replaying, self._is_running = None, None, False
+
+    def num_calls(self, number: Hashable, name: Hashable) -> int:
+        """How often the model itself was called in a recorded pass over a batch."""
+        call = self._passes[number, name].calls.get(self.model)
+        return 0 if call is None else call.count
 
     def _start(self, name: str) -> int:
         """When a module is first called in the pass that is replayed; where it never is, the innermost around it that is."""
@@ -207,17 +216,19 @@ class PrefixCache:
             self.size_bytes += size
 
 
-def find_blocks(model: nn.Module) -> set[nn.Module]:
-    """The modules whose outputs are worth keeping; never the model itself."""
+def find_blocks(model: nn.Module) -> list[str]:
+    """Names of the modules whose outputs are worth keeping; never the model itself."""
     names: list[str] = []
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not (inside and name.startswith(inside)):
             members = [f"{name}.{child}" if name else child for child, _ in module.named_children()]
             names, inside = names + members, (*inside, *(f"{member}." for member in members))
-    names += [name for name, _, _ in swappable_modules(model) if name and not (inside and name.startswith(inside))]
+    names += [
+        name for name, _, _ in swappable_modules(model) if name and not (inside and f"{name}.".startswith(inside))
+    ]
     around = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
-    return {model.get_submodule(name) for name in (*names, *around)}
+    return sorted({*names, *around})
 
 
 def is_plain(value: Any) -> bool:

@@ -2,13 +2,13 @@
 
 A probe builds the float model once and records it on the data. A trial puts changes in, runs what comes after the first of
 them (modules/prefix.py), and takes them out again: the model is as it was, and no trial depends on another.
-Changed weights are what their codes stand for, as at level stored.
+Changed weights are what their codes stand for, as at level stored; changed activations are what a static grid leaves of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,14 +18,17 @@ from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
+from asrcompress.integers.sites import Sites
 from asrcompress.metrics.detection import detection_curve
 from asrcompress.metrics.error_rate import score
 from asrcompress.metrics.normalizers import get_normalizer
 from asrcompress.models.criterion import negative_log_likelihood
-from asrcompress.modules.prefix import LIMIT_BYTES, PrefixCache
+from asrcompress.modules.prefix import LIMIT_BYTES, find_blocks
 from asrcompress.modules.swap import swappable_modules
 from asrcompress.ops.load import Source, build_model
+from asrcompress.ops.observe import Alteration, Ranges, build_observed, float_source, require_alterable
 from asrcompress.ops.probe_data import NORMALIZER, ProbeData, read_probe_data
+from asrcompress.ops.probe_rig import Rig
 from asrcompress.ops.units import Option, Unit
 
 __all__ = ["Measurement", "Probe", "ProbeData", "read_probe_data"]
@@ -62,12 +65,12 @@ class Probe:
     """Measures a model with some units changed.
 
     Args:
-        source: of the float model (packed weights of an artifact count as what they stand for).
+        source: of the float model; packed weights of an artifact count as what they stand for.
         units: what can be changed.
         candidate: the codes that an option gives a weight.
         data: what is measured on.
-        batch_size: of utterances of the same length, which run together.
-        cache_bytes: of outputs kept from the recorded run.
+        batch_size: of utterances that run together.
+        cache_bytes: of outputs kept from the recorded run; as much again where activations are changed.
     """
 
     def __init__(
@@ -80,22 +83,25 @@ class Probe:
         batch_size: int = 16,
         cache_bytes: int = LIMIT_BYTES,
     ) -> None:
-        self.source, self.data, self._candidate = source, data, candidate
+        self.source, self.data = float_source(source), data
         self.units = {unit.name: unit for unit in units}
-        self.model = build_model(source).module.requires_grad_(False)
+        self.model: nn.Module = build_model(self.source).module.requires_grad_(False)
+        self._candidate, self._cache_bytes = candidate, cache_bytes
         self._modules = _modules_of_weights(self.model)
-        self._batches = _batches(data.features, batch_size)
+        self._blocks = find_blocks(self.model)
+        self._rig = Rig(self.source, self.model, data, cache_bytes=cache_bytes, blocks=self._blocks)
+        self._batches = self._rig.batches(batch_size)
+        self._sites, self._ranges = Sites(), Ranges()
+        self._observed: Rig | None = None
         self._errors: dict[tuple[int, str], tuple[int, int]] = {}
-        self._reference: list[list[Tensor]] = []  # log-probabilities of the float model, batch by batch
-        self._cache = PrefixCache(self.model, limit_bytes=cache_bytes)
-        self._transcribe = self._transcriber(self.model)
-        self._baseline = self._measure(None, decode=False)
+        self._reference: dict[int, Tensor] = {}  # log-probabilities of the float model, by position
+        self._baseline = self._measure(self._rig, None, decode=False)
 
     @property
     def baseline(self) -> Measurement:
-        """The float model, decoded; its divergence from itself is 0."""
-        if self._baseline.num_errors is None and self._baseline.au_fa_fr is None:
-            self._baseline = self._measure(None, decode=True)
+        """The float model, searched too; its divergence from itself is 0."""
+        if not self._rig.has_search:
+            self._baseline = self._measure(self._rig, None, decode=True)
         return self._baseline
 
     def measure(self, changes: Mapping[str, Option], *, decode: bool) -> Measurement:
@@ -104,81 +110,107 @@ class Probe:
         Raises:
             AsrCompressError: no such unit, an option that its unit cannot have, or a result that is no number.
         """
-        if decode and self._baseline.num_errors is None and self._baseline.au_fa_fr is None:
-            self._baseline = self._measure(None, decode=True)
-        with self._changed(changes) as modules:
-            return self._measure(modules, decode=decode)
+        units = [self._unit(name, option) for name, option in changes.items()]
+        sites = {site: changes[unit.name].num_bits for unit in units for site in unit.sites}
+        rig = self._observer() if sites else self._rig
+        if decode and not rig.has_search:
+            self._measure(rig, None, decode=True)
+        alteration = None
+        if sites:
+            require_alterable(sites, self._ranges.observers)
+            alteration = Alteration(sites, self._ranges)
+        weights = [unit for unit in units if unit.target == "weight"]
+        changed = [module for unit in weights for module in self._modules[unit.name]]
+        changed += [site.rpartition(":")[0] for site in sites]
+        with self._written({unit.name: self._candidate(unit, changes[unit.name]) for unit in weights}):
+            self._sites.alter = alteration
+            try:
+                found = self._measure(rig, changed, decode=decode)
+            finally:
+                self._sites.alter = None
+        if not (math.isfinite(found.loss) and math.isfinite(found.kl)):
+            raise AsrCompressError(
+                f"{self.source.path}: {', '.join(changes)}: gives a loss of {found.loss} and a divergence of {found.kl}"
+            )
+        return found
+
+    def activation_sites(self) -> list[str]:
+        """The sites that a run passes, in order, for `units.activation_units`; then `add_units`."""
+        self._observer()
+        return list(self._ranges.observers)
+
+    def add_units(self, units: Iterable[Unit]) -> None:
+        """More that can be changed."""
+        self.units |= {unit.name: unit for unit in units}
+
+    def _unit(self, name: str, option: Option) -> Unit:
+        unit = self.units.get(name)
+        if unit is None:
+            raise AsrCompressError(
+                f"{name}: is no unit of {self.source.path}; the first are {', '.join([*self.units][:3])}"
+            )
+        if not unit.allows(option):
+            raise AsrCompressError(f"{name}: cannot have {option}; choose an option without this pattern")
+        return unit
+
+    def _observer(self) -> Rig:
+        """The observed twin, recorded; its parameters are the float model's own."""
+        if self._observed is None:
+            module = build_observed(self.source, self._sites, share=self.model)
+            rig = Rig(self.source, module, self.data, cache_bytes=self._cache_bytes, blocks=self._blocks)
+            self._sites.alter = self._ranges
+            try:
+                self._measure(rig, None, decode=False)
+            finally:
+                self._sites.alter = None
+            self._observed = rig
+        return self._observed
 
     @contextmanager
-    def _changed(self, changes: Mapping[str, Option]) -> Iterator[list[str]]:
-        """Changes in the model; gives the names of the modules that they change."""
-        candidates = []
-        for name, option in changes.items():
-            unit = self.units.get(name)
-            if unit is None:
-                raise AsrCompressError(
-                    f"{name}: is no unit of {self.source.path}; the first are {', '.join([*self.units][:3])}"
-                )
-            if not unit.allows(option):
-                raise AsrCompressError(f"{name}: cannot have {option}; leave the pattern out")
-            candidates.append((self.model.get_parameter(name), self._candidate(unit, option).dequantize()))
+    def _written(self, weights: Mapping[str, QuantizedWeight]) -> Iterator[None]:
+        """What codes stand for in the place of parameters, tied ones included, which are as they were afterwards."""
         kept = []
         try:
             with torch.no_grad():
-                for parameter, values in candidates:
+                for name, weight in weights.items():
+                    parameter = self.model.get_parameter(name)
                     kept.append((parameter, parameter.clone()))
-                    parameter.copy_(values)
-            yield [module for name in changes for module in self._modules[name]]
+                    parameter.copy_(weight.dequantize())
+            yield
         finally:
             with torch.no_grad():
                 for parameter, values in reversed(kept):
                     parameter.copy_(values)
 
-    def _measure(self, changed: list[str] | None, *, decode: bool) -> Measurement:
-        """One run over the data; recorded where `changed` is None."""
-        family, spec, data = self.source.family, self.source.spec, self.data
-        sums, counts = [0.0] * len(data.features), [0] * len(data.features)
-        divergences, steps = [0.0] * len(data.features), 0
-        hypotheses, scores = [""] * len(data.features), [0.0] * len(data.features)
-        if changed is None:
-            self._reference = []
-        for number, positions in enumerate(self._batches):
-            features = [data.features[position] for position in positions]
-            targets = [data.targets[position] for position in positions]
-            with self._cache.batch(number, changed), torch.no_grad():
-                with self._cache.run("loss"):
-                    found = family.log_probs(spec, self.model, features, targets)
-                if changed is None:
-                    self._reference.append(found)
-                losses, tokens = negative_log_likelihood(family, spec, found, targets)
-                for row, position in enumerate(positions):
-                    sums[position], counts[position] = float(losses[row]), int(tokens[row])
-                    divergences[position] = divergence(self._reference[number][row], found[row])
-                    steps += len(found[row])
-                if decode:
-                    with self._cache.run("decode"):
-                        results: Sequence[Any] = (
-                            self._transcribe(features) if self._transcribe else family.scores(self.model, features)
-                        )
-                    for position, result in zip(positions, results, strict=True):
-                        (hypotheses if self._transcribe else scores)[position] = result
-        loss, kl = math.fsum(sums) / max(sum(counts), 1), math.fsum(divergences) / max(steps, 1)
-        if not (math.isfinite(loss) and math.isfinite(kl)):
-            raise AsrCompressError(
-                f"{self.source.path}: the loss is {loss}, the divergence {kl}; the checkpoint or the data are broken"
-            )
+    def _measure(self, rig: Rig, changed: Collection[str] | None, *, decode: bool) -> Measurement:
+        """One run over the data; recorded where `changed` is None. The float model's first outputs are the reference."""
+        data, size = self.data, len(self.data.features)
+        sums, counts, divergences, steps = [0.0] * size, 0, [0.0] * size, 0
+        hypotheses, scores = [""] * size, [0.0] * size
+        for ran in rig.run(self._batches, changed, search=decode):
+            targets = [data.targets[position] for position in ran.positions]
+            losses, tokens = negative_log_likelihood(self.source.family, self.source.spec, ran.log_probs, targets)
+            counts += int(tokens.sum())
+            for position, log_probs, loss in zip(ran.positions, ran.log_probs, losses.tolist(), strict=True):
+                sums[position] = loss
+                divergences[position] = divergence(self._reference.setdefault(position, log_probs), log_probs)
+                steps += len(log_probs)
+            for position, result in zip(ran.positions, ran.results or (), strict=False):
+                (hypotheses if data.labels is None else scores)[position] = result
+        found = Measurement(math.fsum(sums) / max(counts, 1), math.fsum(divergences) / max(steps, 1))
         if not decode:
-            return Measurement(loss, kl)
+            return found
         if data.labels is not None:
-            return Measurement(loss, kl, au_fa_fr=detection_curve(scores, list(data.labels)).au_fa_fr)
-        return Measurement(loss, kl, *self._count_errors(hypotheses))
+            area = detection_curve(scores, list(data.labels)).au_fa_fr
+            return Measurement(found.loss, found.kl, au_fa_fr=area)
+        return Measurement(found.loss, found.kl, *self._count_errors(hypotheses))
 
     def _count_errors(self, hypotheses: Sequence[str]) -> tuple[int, int]:
-        """Words wrong, and words of the references."""
-        assert self.data.references is not None  # noqa: S101 (for the type checker)
+        """Words wrong, and words of the references; texts that came up before are not aligned again."""
+        references = self.data.references or ()
         new = [pair for pair in enumerate(hypotheses) if pair not in self._errors]
         rates = score(
-            [self.data.references[position] for position, _ in new],
+            [references[position] for position, _ in new],
             [text for _, text in new],
             normalizer=get_normalizer(NORMALIZER),
         )
@@ -187,35 +219,11 @@ class Probe:
         found = [self._errors[pair] for pair in enumerate(hypotheses)]
         return sum(errors for errors, _ in found), sum(words for _, words in found)
 
-    def _transcriber(self, model: nn.Module) -> Callable[[list[Tensor]], list[str]] | None:
-        if self.source.family.TASK != "asr":
-            return None
-        transcribe: Callable[[list[Tensor]], list[str]] = self.source.family.transcriber(
-            self.source.spec, model, beam=1
-        )
-        return transcribe
-
 
 def divergence(expected: Tensor, found: Tensor) -> float:
     """KL(expected || found) of log-probabilities (steps, vocabulary), in nats, summed over steps, computed in float64."""
     p, q = expected.double(), found.double()
     return float(torch.where(p > -math.inf, p.exp() * (p - q), 0.0).sum())
-
-
-def _batches(features: Sequence[Tensor], batch_size: int) -> list[list[int]]:
-    """Positions of up to `batch_size` utterances of one shape, shortest first; without a frame in none.
-
-    One shape: padding would change what some models hear, and one call a batch is what can be kept.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for position, frames in enumerate(features):
-        if len(frames):
-            groups.setdefault(tuple(frames.shape), []).append(position)
-    return [
-        group[start : start + batch_size]
-        for _, group in sorted(groups.items())
-        for start in range(0, len(group), batch_size)
-    ]
 
 
 def _modules_of_weights(model: nn.Module) -> dict[str, list[str]]:
