@@ -190,3 +190,12 @@ def test_a_name_loses_its_middle():
     names = [f"encoder.transformer_layers.{i}.self_attn.q_proj.weight" for i in range(12)]
     short = short_names(names, 40)
     assert all(text.startswith("encoder.") and text.endswith(".weight") and "…" in text for text in short)
+
+
+def test_names_that_differ_where_they_are_cut_get_numbers():
+    names = [f"{'a' * 20}.{i}.{'b' * 20}" for i in range(11)]
+    short = short_names(names, 14)
+    assert len(set(short)) == 11
+    assert short[10].endswith("#11") and all(len(text) <= 14 for text in short)
+    early = [f"encoder.{i}.{'b' * 40}" for i in range(3)]  # here keeping more of the beginning is enough
+    assert short_names(early, 24)[2].startswith("encoder.2.")
