@@ -12,6 +12,7 @@ from asrcompress.packing import pack
 from asrcompress.patterns import code_sizes, join, split
 from asrcompress.quantizers import QUANTIZERS, get_quantizer, gptq, supported_bits
 from asrcompress.quantizers.statistics import InputStatistics, output_error
+from asrcompress.quantizers.support import Pruned
 from asrcompress.sparsifiers import prune
 
 COLUMNS = 48
@@ -185,3 +186,31 @@ def test_dropped_weights_are_made_up_for_by_gptq_whoever_chose_them():
         pruned = prune(weight, (2, 4), sparsifier=sparsifier, statistics=statistics)
         back = quantized(method, weight, 8, "per_channel", statistics, pruned).dequantize()
         assert output_error(weight, back, statistics) < 0.9 * output_error(weight, pruned.rows, statistics)
+
+
+@pytest.mark.parametrize("granularity", ["per_group:8", "per_group:6"])
+def test_scales_of_groups_that_gptq_searches_are_found_on_what_is_kept(granularity):
+    """With uncorrelated inputs nothing moves, so they are those of the masked weight, however large what is dropped."""
+    weight = make(8)[0]
+    mask = prune(1 / weight, (2, 4), sparsifier="magnitude").mask  # keeps the smallest
+    pruned = Pruned(torch.where(mask, weight, 0.0), mask, (2, 4))
+    start = quantized("mse", weight, 4, granularity, None, pruned)
+    found = gptq.compensate(weight, start, torch.eye(COLUMNS).unsqueeze(0), mask=mask)
+    assert torch.equal(found.scale, start.scale)
+    assert torch.equal(found.codes, start.codes)
+
+
+def test_grids_grow_with_the_weights_that_make_up_for_dropped_ones():
+    """Where all inputs are nearly the same, the two weights that stay do the work of four, so they are twice as large."""
+    generator = torch.Generator().manual_seed(9)
+    weight = 1 + 0.1 * torch.rand(8, COLUMNS, generator=generator)
+    statistics = InputStatistics.empty(1, COLUMNS)
+    statistics.add(torch.randn(500, 1, generator=generator) + 0.3 * torch.randn(500, COLUMNS, generator=generator))
+    pruned = prune(weight, (2, 4), sparsifier="magnitude")
+    start = quantized("mse", weight, 4, "per_channel", None, pruned)
+    clipped = gptq.compensate(weight, start, statistics.second_moment, mask=pruned.mask)
+    errors = [
+        output_error(weight, packed.dequantize(), statistics)
+        for packed in (quantized("gptq", weight, 4, "per_channel", statistics, pruned), clipped)
+    ]
+    assert errors[0] < 0.5 * errors[1]
