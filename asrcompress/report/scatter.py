@@ -50,7 +50,7 @@ def scatter(found: Sensitivity, proxy: str) -> str:
         *_axis(x_low, x_high, across=True),
         *_axis(y_low, y_high, across=False),
         f'<path class="frame" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>',
-        f'<text class="quiet" x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 18}" text-anchor="middle">estimate (proxy, in no unit)</text>',
+        f'<text class="quiet" x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 18}" text-anchor="middle">estimate (proxy, before it is scaled)</text>',
         f'<text class="quiet" x="16" y="{(TOP + BOTTOM) / 2}" text-anchor="middle" '
         f'transform="rotate(-90 16 {(TOP + BOTTOM) / 2})">measured change of the loss, {found.unit_of_loss}</text>',
         *_key({shape for *_, shape in points}),

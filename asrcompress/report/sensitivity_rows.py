@@ -37,7 +37,7 @@ class Cell:
     quality: measured change of wer or au_fa_fr, a difference of fractions; None: not measured.
     kl: measured divergence from the float model's outputs, nats per token; None: not measured.
     size_bytes: of the weight in a file; None for activations and groups.
-    fisher, kl_proxy: the proxies, in no unit.
+    fisher, kl_proxy: the proxies, before they are scaled to measurements.
     """
 
     cost: float | None
