@@ -64,11 +64,15 @@ def weight_size_bytes(name: str, weight: QuantizedWeight, *, offset_digits: int)
         weight: may be on device meta.
         offset_digits: length of a number that says where a tensor lies, which depends on what else is in the file.
     """
-    tensors = weight_outlines(name, weight)
-    offset = 10 ** (offset_digits - 1)
-    entries = {key: _entry(outline, offset, offset) for key, outline in tensors.items()}
     described = len(_text({name: weight_entry(weight)})) - 1  # with a comma for the braces
-    return len(_text(entries)) - 1 + described + sum(map(data_size_bytes, tensors.values()))
+    tensors = weight_outlines(name, weight).items()
+    return described + sum(tensor_size_bytes(*item, offset_digits=offset_digits) for item in tensors)
+
+
+def tensor_size_bytes(name: str, outline: Outline, *, offset_digits: int) -> int:
+    """What a tensor of its own adds to a file: its elements and its entry in the header; `offset_digits` as above."""
+    offset = 10 ** (offset_digits - 1)
+    return data_size_bytes(outline) + len(_text({name: _entry(outline, offset, offset)})) - 1
 
 
 def header_size_bytes(tensors: Mapping[str, Outline]) -> int:

@@ -157,7 +157,7 @@ def quantize(
     if trust_checkpoint:
         warn_of_trust(path)
     if dry_run:
-        chosen, left = plan_quantize(path, quantize_config, data_dir=data_dir, trust=trust_checkpoint)
+        chosen, left = plan_quantize(path, quantize_config, plan=plan_file, data_dir=data_dir, trust=trust_checkpoint)
         emit("\n".join([f"pack {name}" for name in chosen] + [f"keep {name}" for name in left]))
         return
     if output is None:

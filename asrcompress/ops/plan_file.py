@@ -106,7 +106,8 @@ def plan_config(
     by_option: dict[Option | None, list[str]] = {}
     for name, option in choice.items():
         by_option.setdefault(option, []).append(name)
-    counts = Counter(option.num_bits for option in choice.values() if option is not None)
+    plain = supported_bits(config.method)
+    counts = Counter(option.num_bits for option in choice.values() if option and option.num_bits in plain)
     rules = [_rule(by_option[option], option, config, sparsifier) for option in sorted(by_option, key=_order)]
     return replace(
         config,

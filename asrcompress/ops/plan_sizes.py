@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asrcompress.artifact_size import artifact_size_bytes, weight_size_bytes
+from asrcompress.artifact_size import artifact_size_bytes, tensor_size_bytes, weight_size_bytes
 from asrcompress.grids import Granularity, QuantizedWeight, as_rows, max_abs, narrow_scale, quant_max
 from asrcompress.integers.grid import Grid
 from asrcompress.modules.swap import find_weights
+from asrcompress.ops.calibrate import CalibrationData
 from asrcompress.ops.content import assemble, left_in_float
 from asrcompress.ops.load import Source, build_float
 from asrcompress.ops.plan_file import plan_config
+from asrcompress.ops.quantize import quantize_source
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.units import Option
 from asrcompress.quantizers import get_quantizer
@@ -40,7 +42,7 @@ class FileSizes:
         source: what is quantized.
         config: the options besides the choice: granularity, method, level, ...
         calibration: what `CalibrationData.describe` gives, where something is calibrated: the recipe records it.
-        grids: at level integer-only, the grids of a calibration with any choice.
+        grids: at level integer-only, the grids of a calibration with any choice, such as `calibrated_grids` gives.
         sparsifier: of weights with a pattern, as for `plan_config`.
         outline: how an option stores a weight, where it is known; by default as `outline_weight` says.
     """
@@ -80,7 +82,9 @@ class FileSizes:
         None: in float. Right up to a digit or two of the offsets in the header, and its padding.
         """
         if option is None:
-            return 4 * self.outline(name, Option(8)).codes.numel() + len(name) + 60
+            shape = self.outline(name, Option(8)).shape
+            stored = tensor_size_bytes(name, ("F32", shape), offset_digits=self._offset_digits)
+            return stored + len(name) + 3  # and a place in the rule that has it so
         return weight_size_bytes(name, self.outline(name, option), offset_digits=self._offset_digits)
 
     def total(self, choice: Choice) -> int:
@@ -112,6 +116,12 @@ class FileSizes:
         config = plan_config(self.config, {name: option}, sparsifier=self.sparsifier)
         _, granularity, method = config.of_weight(name)
         return outline_weight(weight, option, Granularity.parse(granularity), method)
+
+
+def calibrated_grids(source: Source, config: QuantizeConfig, data: CalibrationData) -> dict[str, Grid]:
+    """The grids of activations at level integer-only, with weights of 8 bits: where a file's grids are, and about how long their texts."""
+    plain = replace(config, num_bits=8, method="rtn", pattern=None, sparsifier=None, bias_correction=False)
+    return quantize_source(source, plain, data=data).grids
 
 
 def outline_weight(weight: Tensor, option: Option, granularity: Granularity, method: str) -> QuantizedWeight:

@@ -118,10 +118,17 @@ def quantize(
 
 
 def plan(
-    path: str | Path, config: QuantizeConfig, *, data_dir: Path | None = None, trust: bool = False
+    path: str | Path,
+    config: QuantizeConfig,
+    *,
+    plan: PlanFile | None = None,
+    data_dir: Path | None = None,
+    trust: bool = False,
 ) -> tuple[list[str], list[str]]:
     """What `quantize` would pack, and what it would keep as it is (in float, or packed earlier), by name; packs and writes nothing."""
     source = open_source(path, data_dir=data_dir, trust=trust)
+    if plan:
+        plan.require_model(Path(path), source.sha256)
     before = source.content.quantized if source.content else {}
     sites = _sites(source)
     chosen = {site.name for site in select(sites, config)}

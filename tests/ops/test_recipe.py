@@ -116,6 +116,37 @@ def test_globs_are_over_modules_weights_and_sites(glob: str, fitting: set[str]) 
     assert {name for name in names if Rule(glob, bits=4).fits(name)} == fitting
 
 
+def test_a_rule_may_list_globs_and_each_has_to_fit(tiny_kws: Path, tmp_path: Path) -> None:
+    text = "[[rules]]\nmodules = ['conv.0.weight', 'gru*', 'attention']\nbits = 3\n"
+    config = read(tmp_path, text)
+    names = ["conv.0.weight", "conv.0.bias", "gru.weight_ih_l0", "attention.energy.0.weight", "classifier.weight"]
+    assert [config.of_weight(name)[0] for name in names] == [3, 8, 3, 3, 8]
+    assert config.to_json()["rules"] == [{"modules": ["conv.0.weight", "gru*", "attention"], "bits": 3}]
+    result = quantize(tiny_kws, tmp_path / "q.safetensors", config)
+    assert load_artifact(result.path).quantized["gru.weight_hh_l1"].num_bits == 3
+    with pytest.raises(AsrCompressError, match="^rule 'gru2' fits no module with weights"):
+        plan(tiny_kws, read(tmp_path, text.replace("gru*", "gru2")))
+    with pytest.raises(AsrCompressError, match="rule 'conv.0.weight' and 2 more: bits 5"):
+        read(tmp_path, text.replace("3", "5"))
+
+
+def test_the_rules_of_a_plan_are_recorded_as_far_as_loading_needs_them() -> None:
+    rules = (
+        Rule(("a", "b"), bits=4, pattern="2:4"),
+        Rule("c", bits=3, level="stored"),
+        Rule("*:in", activations="int6"),
+    )
+    config = QuantizeConfig(level="integer-only", rules=rules, plan="f" * 64)
+    assert config.to_json()["rules"] == [
+        {"modules": "c", "level": "stored"},
+        {"modules": "*:in", "activations": "int6"},
+    ]
+    assert config.to_json()["plan"] == "f" * 64
+    assert config.rules_to_json()[0] == {"modules": ["a", "b"], "bits": 4, "pattern": "2:4"}
+    assert "rules" not in QuantizeConfig(rules=rules[:1], plan="f" * 64).to_json()
+    assert "plan" not in QuantizeConfig(rules=rules[:1]).to_json()
+
+
 def test_bits_of_activations() -> None:
     rules = (Rule("encoder", activations="int6"), Rule("encoder.norm:*", activations="int12"))
     config = QuantizeConfig(level="integer-only", intermediate_bits=14, rules=rules)
