@@ -89,7 +89,9 @@ def weight_gradients(
         targets = [data.targets[position] for position in positions]
         found = family.log_probs(spec, model, [data.features[position] for position in positions], targets)
         losses, tokens = negative_log_likelihood(family, spec, found, targets)
-        gradients = torch.autograd.grad(losses.sum(), weights, allow_unused=True)
+        loss = losses.sum()
+        # A weight that only training uses is not reached, nor is any where all are such.
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else [None] * len(weights)
         group = number * count // len(batches)
         num_tokens[group] += int(tokens.sum())
         for stack, gradient in zip(groups, gradients, strict=True):
