@@ -8,7 +8,7 @@ import pytest
 
 from asrcompress.ops.plan import Plan, size_range, solve
 from asrcompress.ops.plan_search import OutOfReach, smallest_within
-from tests.ops.test_plan import make_units
+from tests.ops.test_plan import all_choices, make_units
 
 UNITS = make_units(30)
 
@@ -32,6 +32,16 @@ def test_everything_within_the_limit_gives_nearly_the_smallest_file() -> None:
     low, _ = size_range(UNITS, 700)
     assert low <= found.plan.size_bytes <= low * 1.02
     assert len({tuple(plan.choice.items()) for plan, _ in found.points}) == len(found.points)  # none is measured twice
+
+
+def test_no_plan_is_measured_twice() -> None:
+    few = make_units(2)
+    for limit in (0.01, 0.05, 0.2, 0.5):
+        found = smallest_within(few, 700, lambda plan: plan.cost, limit, resolution=0.0, max_measurements=100)
+        measured = [tuple(plan.choice.items()) for plan, _ in found.points]
+        assert len(set(measured)) == len(measured)
+        within = [700 + size for size, cost in all_choices(few) if cost <= limit]
+        assert found.plan.size_bytes == min(within)  # quality falls with size here, so nothing is missed
 
 
 def test_sizes_are_exact_when_asked() -> None:
