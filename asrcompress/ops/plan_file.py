@@ -66,10 +66,12 @@ class PlanFile:
         """Raise when a file of this size would break the plan's budget."""
         over = size_bytes - self.facts.budget_bytes
         if over > 0:
+            smaller = self.facts.budget_bytes - over
+            instead = f", or plan for {smaller} bytes" if over < smaller else ""
             raise AsrCompressError(
                 f"{self.path}: the file would take {size_bytes} bytes, {over} more than the plan's budget of {self.facts.budget_bytes} "
                 f"(predicted: {self.facts.size_bytes}); options on the command line, other calibration data, or a method that needs zero "
-                f"points take what the plan did not count: leave them out, or plan for {self.facts.budget_bytes - over} bytes"
+                f"points take what the plan did not count: leave them out{instead}"
             )
 
     def misses_prediction(self, size_bytes: int) -> bool:
