@@ -22,7 +22,7 @@ ACTIVATION_KINDS = {
 }
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Option:
     """What may be done to a unit: a weight gets codes of `num_bits` and keeps keep_n of every group_m, activations get a grid."""
 

@@ -1,0 +1,159 @@
+"""From a sensitivity table to a plan: within a byte budget, or the smallest whose measured quality is within a limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.ops.load import Source
+from asrcompress.ops.plan import Plan, Priced, UnitChoices, solve_exactly
+from asrcompress.ops.plan_file import TOLERANCE, PlanFacts, plan_config, plan_text
+from asrcompress.ops.plan_search import smallest_within
+from asrcompress.ops.plan_sizes import FileSizes
+from asrcompress.ops.probe import Measurement, Probe
+from asrcompress.ops.sensitivity_config import SensitivityConfig
+from asrcompress.ops.sensitivity_table import Table, cells_of
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a plan is for: one of the two.
+
+    size_ratio: of the file's bytes to those of the float model. max_relative: the largest rise of WER or AU FA-FR, measured on the
+    data of the table, as a fraction of the float model's.
+    """
+
+    size_ratio: float | None = None
+    max_relative: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.size_ratio is None) == (self.max_relative is None):
+            raise ValueError("one target, and only one")
+        if self.size_ratio is not None and not 0 < self.size_ratio <= 1:
+            raise AsrCompressError(
+                f"--target-size-ratio {self.size_ratio:g}: use a fraction above 0, up to 1, such as 0.094"
+            )
+        if self.max_relative is not None and not 0 <= self.max_relative < math.inf:
+            raise AsrCompressError(f"--max-relative-wer {self.max_relative:g}: use a fraction such as 0.02 for 2 %")
+
+
+def read_target(size_ratio: float | None, max_relative: float | None) -> Target | None:
+    """The target of the two options, or None.
+
+    Raises:
+        AsrCompressError: both are given.
+    """
+    if size_ratio is not None and max_relative is not None:
+        raise AsrCompressError(
+            "--target-size-ratio and --max-relative-wer: a plan has one target; leave one of them out"
+        )
+    return None if size_ratio is None and max_relative is None else Target(size_ratio, max_relative)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, what was measured of it on the data of the table, and all plans that were measured on the way."""
+
+    plan: Plan
+    measured: Measurement
+    budget_bytes: int
+    points: list[tuple[Plan, Measurement]]
+
+
+def choices(table: Table, record: Mapping[str, Any]) -> list[UnitChoices]:
+    """The options of every weight with bytes and costs."""
+    costs = {(unit["name"], cell["option"]): cell["cost"] for unit in record["units"] for cell in unit["options"]}
+    return [
+        UnitChoices(
+            unit.name,
+            tuple(
+                Priced(option, table.sizes[name, option], costs[name, str(option)])
+                for name, option in cells_of(unit, table.effects)
+            ),
+        )
+        for unit in table.units
+        if unit.target == "weight"
+    ]
+
+
+def make_plan(
+    units: list[UnitChoices],
+    sizes: FileSizes,
+    probe: Probe,
+    target: Target,
+    model_size_bytes: int,
+    progress: Progress = lambda done, total: None,
+) -> Planned:
+    """Solve for the target and measure what comes out.
+
+    Raises:
+        AsrCompressError: no plan reaches it; the line says how far it is and what would help.
+    """
+    points: list[tuple[Plan, Measurement]] = []
+
+    def measure(plan: Plan) -> float:
+        progress(len(points), len(points) + 1)
+        measured = probe.measure({name: option for name, option in plan.choice.items() if option}, decode=True)
+        points.append((plan, measured))
+        return relative_change(probe.baseline, measured)
+
+    if target.size_ratio is not None:
+        budget = int(target.size_ratio * model_size_bytes)
+        plan = solve_exactly(units, budget, sizes.total, clip_negative=True, original_bytes=model_size_bytes)
+        measure(plan)
+        return Planned(plan, points[-1][1], budget, points)
+    assert target.max_relative is not None  # noqa: S101 (for the type checker)
+    quality = "WER" if probe.baseline.au_fa_fr is None else "AU FA-FR"
+    found = smallest_within(
+        units,
+        0,
+        measure,
+        target.max_relative,
+        exact_size=sizes.total,
+        clip_negative=True,
+        what=f"relative change of {quality}",
+    )
+    measured = next(measured for plan, measured in points if plan.choice == found.plan.choice)
+    # Other calibration data give scales of another type at times, so the file may take as much more as it may miss its prediction.
+    return Planned(found.plan, measured, int(found.plan.size_bytes * (1 + TOLERANCE)), points)
+
+
+def relative_change(baseline: Measurement, measured: Measurement) -> float:
+    """The change of WER or AU FA-FR as a fraction of the float model's; infinite where that is 0 and this is not."""
+    before, after = (each.wer if each.au_fa_fr is None else each.au_fa_fr for each in (baseline, measured))
+    if before is None or after is None:
+        raise ValueError("the plan was not decoded")
+    if before == 0:
+        return 0.0 if after == 0 else math.inf
+    return after / before - 1
+
+
+def plan_facts(
+    planned: Planned, source: Source, baseline: Measurement, model_size_bytes: int, sensitivity_sha256: str
+) -> PlanFacts:
+    """What the plan predicts, and what was measured of it."""
+    quality = "wer" if baseline.au_fa_fr is None else "au_fa_fr"
+    relative = relative_change(baseline, planned.measured)
+    predicted = {"loss_change": planned.plan.cost, "measured_loss_change": planned.measured.loss - baseline.loss}
+    if math.isfinite(relative):
+        predicted[f"measured_relative_{quality}"] = relative
+    return PlanFacts(
+        model=source.path.name,
+        model_sha256=source.sha256,
+        model_size_bytes=model_size_bytes,
+        size_bytes=planned.plan.size_bytes,
+        budget_bytes=planned.budget_bytes,
+        predicted=predicted,
+        sensitivity_sha256=sensitivity_sha256,
+    )
+
+
+def write_down(planned: Planned, config: SensitivityConfig, facts: PlanFacts, num_params: Mapping[str, int]) -> str:
+    """The plan as TOML."""
+    chosen = plan_config(config.quantize_config(), planned.plan.choice, sparsifier=config.sparsifier)
+    return plan_text(chosen, facts, num_params)

@@ -1,0 +1,118 @@
+"""The record of a sensitivity run: proxies and trials as the JSON that docs/sidecar.schema.json describes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from asrcompress.metrics.rank_correlation import spearman
+from asrcompress.ops.probe import Measurement
+from asrcompress.ops.sensitivity_table import Effects, Table, cell_key, cells_of, group_key
+from asrcompress.ops.units import Option, Unit, group_units
+from asrcompress.patterns import pattern_name
+
+PROXY = "fisher"  # that costs are scaled from
+Results = Mapping[str, Measurement]
+
+
+def unit_records(table: Table, baseline: Measurement, results: Results, scale: float) -> list[dict[str, Any]]:
+    """A record per unit, with one per option: sizes, proxies, what was measured, and the cost."""
+    records = []
+    for unit in table.units:
+        options = []
+        for name, option in cells_of(unit, table.effects):
+            effect, measured = table.effects[name, option], results.get(cell_key(name, option))
+            changes = _changes(baseline, measured)
+            options.append(
+                {
+                    "option": str(option),
+                    "num_bits": option.num_bits,
+                    "pattern": pattern_name(option.pattern) if option.pattern else None,
+                    "size_bytes": table.sizes.get((name, option)),
+                    "fisher": effect.loss,
+                    "kl_proxy": effect.kl,
+                    **changes,
+                    "cost": effect.loss * scale if measured is None else changes["loss_change"],
+                }
+            )
+        about = {key: getattr(unit, key) for key in ("name", "kind", "block", "target", "num_params")}
+        size = 4 * unit.num_params if unit.target == "weight" else None
+        records.append(about | {"size_bytes_float": size, "options": options})
+    return records
+
+
+def group_records(
+    table: Table, baseline: Measurement, results: Results, options: Sequence[Option]
+) -> dict[str, list[dict[str, Any]]]:
+    """Kinds and blocks: sums of their units' proxies, and what was measured of all at once."""
+    return {
+        by: [
+            {
+                "name": name,
+                "num_units": len(members),
+                "options": [
+                    found
+                    for option in options
+                    if (found := _group_option(by, name, option, members, table.effects, baseline, results))
+                ],
+            }
+            for name, members in group_units(table.units, by).items()
+        ]
+        for by in ("kind", "block")
+    }
+
+
+def _group_option(
+    by: str,
+    name: str,
+    option: Option,
+    members: Sequence[Unit],
+    effects: Effects,
+    baseline: Measurement,
+    results: Results,
+) -> dict[str, Any] | None:
+    found = [effects[unit.name, option] for unit in members if (unit.name, option) in effects]
+    if not found:
+        return None
+    return {
+        "option": str(option),
+        "fisher": sum(effect.loss for effect in found),
+        "kl_proxy": sum(effect.kl for effect in found),
+        **_changes(baseline, results.get(group_key(by, name, option))),
+    }
+
+
+def _changes(baseline: Measurement, measured: Measurement | None) -> dict[str, float | None]:
+    """What was measured, less what the float model has; None where it was not."""
+    quality = "wer" if baseline.au_fa_fr is None else "au_fa_fr"
+    before, after = getattr(baseline, quality), None if measured is None else getattr(measured, quality)
+    return {
+        "loss_change": None if measured is None else measured.loss - baseline.loss,
+        "kl": None if measured is None else measured.kl,
+        f"{quality}_change": None if before is None or after is None else after - before,
+    }
+
+
+def correlations(units: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rank correlation of each proxy with what was measured, over all measured cells."""
+    cells = [option for unit in units for option in unit["options"]]
+    found = []
+    quality = "wer" if "wer_change" in cells[0] else "au_fa_fr"
+    for proxy, key in (("fisher", "fisher"), ("kl", "kl_proxy")):
+        for against, measured in (("loss", "loss_change"), (quality, f"{quality}_change")):
+            pairs = [(cell[key], cell[measured]) for cell in cells if cell[measured] is not None]
+            one, other = zip(*pairs, strict=True) if pairs else ((), ())
+            found.append({"proxy": proxy, "against": against} | asdict(spearman(one, other)))
+    return found
+
+
+def proxy_scale(table: Table, baseline: Measurement, results: Results) -> float:
+    """What the proxy is multiplied by to be of the size of measured changes: the median ratio where both are positive."""
+    ratios = []
+    for (name, option), effect in table.effects.items():
+        measured = results.get(cell_key(name, option))
+        if measured is not None and effect.loss > 0 and measured.loss > baseline.loss:
+            ratios.append((measured.loss - baseline.loss) / effect.loss)
+    return statistics.median(ratios) if ratios else 1.0

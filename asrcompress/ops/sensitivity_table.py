@@ -1,0 +1,138 @@
+"""sensitivity: what each part of a model would lose under each option; estimated for all, measured for those that matter.
+
+Proxies from gradients (gradients.py, linearize.py, activation_effects.py) fill the whole table; exact trials (probe.py) measure
+the units that the proxy ranks first, a random sample of the others, and groups of one kind or block at once; the rank
+correlation of the two says how far the proxies can be trusted. Trials are journalled and shared by ranks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from asrcompress.integers.sites import Sites
+from asrcompress.ops.activation_effects import activation_effects
+from asrcompress.ops.candidates import Candidates
+from asrcompress.ops.gradients import Effect, weight_gradients
+from asrcompress.ops.linearize import keyword_gradients
+from asrcompress.ops.load import Source, build_model
+from asrcompress.ops.observe import Ranges, build_observed
+from asrcompress.ops.probe_data import ProbeData, spread
+from asrcompress.ops.sensitivity_config import ACTIVATION_CALIBRATION, SensitivityConfig
+from asrcompress.ops.trials import Trial
+from asrcompress.ops.units import Option, Unit, activation_units, group_units, weight_units
+
+Progress = Callable[[int, int], None]
+Effects = dict[tuple[str, Option], Effect]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, columns and proxies. sizes: bytes of a weight's option in a file."""
+
+    units: tuple[Unit, ...]
+    effects: Effects
+    sizes: dict[tuple[str, Option], int]
+
+
+def find_units(source: Source, data: ProbeData, *, activations: bool) -> list[Unit]:
+    """Weights that can be packed and, if wanted, activations at the sites that one utterance passes."""
+    model = build_model(source).module
+    units = weight_units(model)
+    if not activations:
+        return units
+    ranges = Ranges()
+    first = next(position for position, frames in enumerate(data.features) if len(frames))
+    with torch.no_grad():
+        observed = build_observed(source, Sites(alter=ranges))
+        source.family.log_probs(source.spec, observed, [data.features[first]], [data.targets[first]])
+    norms = [name for name, module in model.named_modules() if "Norm" in type(module).__name__]
+    return units + activation_units(ranges.observers, model, norms)
+
+
+def estimate(
+    source: Source,
+    data: ProbeData,
+    units: Sequence[Unit],
+    candidates: Candidates,
+    config: SensitivityConfig,
+    progress: Progress = lambda done, total: None,
+) -> Effects:
+    """The proxies of every unit and option: one pass of gradients for weights, one for activations."""
+    weights = [unit for unit in units if unit.target == "weight"]
+    gradients = keyword_gradients if source.family.TASK == "keyword" else weight_gradients
+    found = gradients(source, data, [unit.name for unit in weights], progress=progress)
+    effects: Effects = {}
+    for number, unit in enumerate(weights):
+        progress(number, len(weights))
+        packed = candidates.of(unit)
+        weight = candidates.weights[unit.name].reshape(-1).float()
+        changes = torch.stack([each.dequantize().reshape(-1) - weight for each in packed.values()])
+        effects |= {
+            (unit.name, option): effect
+            for option, effect in zip(packed, found.effects(unit.name, changes), strict=True)
+        }
+    others = [unit for unit in units if unit.target != "weight"]
+    if others:
+        few = data if source.family.TASK == "keyword" else part(data, ACTIVATION_CALIBRATION)
+        batch_size = max(4, -(-len(few.features) // 8))
+        slopes = activation_effects(source, few, others, config.bits, batch_size=batch_size, progress=progress)
+        effects |= {(name, Option(bits)): effect for (name, bits), effect in slopes.items()}
+    return effects
+
+
+def part(data: ProbeData, limit: int) -> ProbeData:
+    """Some utterances of the data, evenly spread."""
+    chosen = spread([position for position, frames in enumerate(data.features) if len(frames)], limit)
+    return replace(
+        data,
+        features=tuple(data.features[position] for position in chosen),
+        targets=tuple(data.targets[position] for position in chosen),
+        references=data.references and tuple(data.references[position] for position in chosen),
+        labels=data.labels and tuple(data.labels[position] for position in chosen),
+    )
+
+
+def choose_trials(units: Sequence[Unit], effects: Effects, config: SensitivityConfig) -> list[Trial]:
+    """What is measured: the units that matter most whole, a random sample of the other cells, and groups at each number of bits.
+
+    Units matter by the largest divergence that the proxy expects of any of their options; weights and activations are
+    ranked apart, since they are compressed for different reasons. Blocks are measured by their loss alone.
+    """
+    top: list[Unit] = []
+    for target in ("weight", "activations"):
+        rows = [unit for unit in units if unit.target == target]
+        rows.sort(key=lambda unit: -max(effects[cell].kl for cell in cells_of(unit, effects)))
+        top += rows[: config.top]
+    chosen = {unit.name for unit in top}
+    cells = [cell for unit in units if unit.name in chosen for cell in cells_of(unit, effects)]
+    others = [cell for unit in units if unit.name not in chosen for cell in cells_of(unit, effects)]
+    sample = random.Random(config.seed).sample(range(len(others)), min(config.sample, len(others)))  # noqa: S311
+    cells += [others[place] for place in sorted(sample)]
+    trials = [Trial(cell_key(name, option), {name: option}, decode=True) for name, option in cells]
+    for by in ("kind", "block"):
+        for name, members in group_units(units, by).items():
+            rows = members if by == "kind" else [unit for unit in members if unit.target == "weight"]
+            for option in config.options():
+                changes = {unit.name: option for unit in rows if unit.allows(option)}
+                if changes and option.pattern is None:
+                    trials.append(Trial(group_key(by, name, option), changes, decode=by == "kind"))
+    return trials
+
+
+def cells_of(unit: Unit, effects: Effects) -> list[tuple[str, Option]]:
+    """The cells of a row that have an effect."""
+    return [cell for cell in effects if cell[0] == unit.name]
+
+
+def cell_key(name: str, option: Option) -> str:
+    """What the journal calls the trial of one cell."""
+    return f"unit {name} {option}"
+
+
+def group_key(by: str, name: str, option: Option) -> str:
+    """What the journal calls the trial of a group."""
+    return f"{by} {name} {option}"
