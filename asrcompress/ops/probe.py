@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
-from asrcompress.integers.sites import Sites
+from asrcompress.integers.grid import Grid
+from asrcompress.integers.sites import Sites, is_operand
 from asrcompress.metrics.detection import detection_curve
 from asrcompress.metrics.error_rate import score
 from asrcompress.metrics.normalizers import get_normalizer
@@ -100,8 +101,7 @@ class Probe:
     @property
     def baseline(self) -> Measurement:
         """The float model, searched too; its divergence from itself is 0."""
-        if not self._rig.has_search:
-            self._baseline = self._measure(self._rig, None, decode=True)
+        self._record_search(self._rig)
         return self._baseline
 
     def measure(self, changes: Mapping[str, Option], *, decode: bool) -> Measurement:
@@ -113,8 +113,8 @@ class Probe:
         units = [self._unit(name, option) for name, option in changes.items()]
         sites = {site: changes[unit.name].num_bits for unit in units for site in unit.sites}
         rig = self._observer() if sites else self._rig
-        if decode and not rig.has_search:
-            self._measure(rig, None, decode=True)
+        if decode:
+            self._record_search(rig)
         alteration = None
         if sites:
             require_alterable(sites, self._ranges.observers)
@@ -139,6 +139,10 @@ class Probe:
         self._observer()
         return list(self._ranges.observers)
 
+    def grids(self) -> dict[str, Grid]:
+        """The grids that level integer-only gives the sites of the float model, by its widths where no rule says otherwise."""
+        return {site: self._ranges.grid(site, 8 if is_operand(site) else 16) for site in self.activation_sites()}
+
     def add_units(self, units: Iterable[Unit]) -> None:
         """More that can be changed."""
         self.units |= {unit.name: unit for unit in units}
@@ -152,6 +156,12 @@ class Probe:
         if not unit.allows(option):
             raise AsrCompressError(f"{name}: cannot have {option}; choose an option without this pattern")
         return unit
+
+    def _record_search(self, rig: Rig) -> None:
+        """Record a rig once more, with a search."""
+        if not rig.has_search:
+            found = self._measure(rig, None, decode=True)
+            self._baseline = found if rig is self._rig else self._baseline
 
     def _observer(self) -> Rig:
         """The observed twin, recorded; its parameters are the float model's own."""
@@ -221,8 +231,11 @@ class Probe:
 
 
 def divergence(expected: Tensor, found: Tensor) -> float:
-    """KL(expected || found) of log-probabilities (steps, vocabulary), in nats, summed over steps, computed in float64."""
-    p, q = expected.double(), found.double()
+    """KL(expected || found) of log-probabilities (steps, vocabulary), in nats, summed over steps.
+
+    In float64 and normalised anew: what float32 leaves of normalisation is more than small divergences are.
+    """
+    p, q = expected.double().log_softmax(dim=-1), found.double().log_softmax(dim=-1)
     return float(torch.where(p > -math.inf, p.exp() * (p - q), 0.0).sum())
 
 
