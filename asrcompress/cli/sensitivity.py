@@ -53,6 +53,14 @@ def sensitivity(
             show_default=False,
         ),
     ] = None,
+    from_table: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--from",
+            help="Plan from this table, made earlier of the same model and data; -o names the plan.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="How codes are found, as for quantize.")] = "gptq_ls",
     level: Annotated[
         str, typer.Option(help="Of the file that is planned: stored, computed or integer-only, whose grids take bytes.")
@@ -98,42 +106,46 @@ def sensitivity(
         raise AsrCompressError("--data is missing: name speech with references, such as the dev set")
     from asrcompress.cli.trust import warn_of_trust
     from asrcompress.ops.load import set_threads
-    from asrcompress.ops.sensitivity import SensitivityData, run
+    from asrcompress.ops.sensitivity import run
     from asrcompress.ops.sensitivity_config import SensitivityConfig
+    from asrcompress.ops.sensitivity_files import SensitivityData
     from asrcompress.ops.sensitivity_plan import read_target
+    from asrcompress.ops.sensitivity_replan import replan
 
-    config = SensitivityConfig(
-        bits=_numbers(bits),
-        patterns=() if patterns == "none" else tuple(part.strip() for part in patterns.split(",")),
-        method=method,
-        granularity=granularity,
-        sparsifier=sparsifier,
-        top=top,
-        sample=sample,
-        seed=seed,
-        limit=limit,
-        calibration_limit=calibration_limit,
-        activations=not weights_only,
-        level=level,
-    )
     target = read_target(target_size_ratio, max_relative_wer)
     set_threads(threads)
     if trust_checkpoint:
         warn_of_trust(path)
-    result = run(
-        path,
-        SensitivityData(data, split, keyword, audio_root, batch_size),
-        config,
-        target=target,
-        output=output,
-        data_dir=data_dir,
-        trust=trust_checkpoint,
-        force=force,
-        stage=_bar,
-    )
-    if result is None:  # a rank that only helped
-        return
-    _show(result.record, result.chosen)
+    speech = SensitivityData(data, split, keyword, audio_root, batch_size)
+    rest: dict[str, Any] = {
+        "output": output, "data_dir": data_dir, "trust": trust_checkpoint, "force": force, "stage": _bar
+    }  # fmt: skip
+    if from_table is not None:
+        if target is None:
+            raise AsrCompressError(
+                f"--from {from_table}: plans; say what for with --target-size-ratio or --max-relative-wer"
+            )
+        result = replan(path, speech, from_table, target, **rest)
+    else:
+        config = SensitivityConfig(
+            bits=_numbers(bits),
+            patterns=() if patterns == "none" else tuple(part.strip() for part in patterns.split(",")),
+            method=method,
+            granularity=granularity,
+            sparsifier=sparsifier,
+            top=top,
+            sample=sample,
+            seed=seed,
+            limit=limit,
+            calibration_limit=calibration_limit,
+            activations=not weights_only,
+            level=level,
+        )
+        found = run(path, speech, config, target=target, **rest)
+        if found is None:  # a rank that only helped
+            return
+        result = found
+        _show(result.record, result.chosen)
     if result.plan_path is not None:
         _say_plan(result.plan_path, result.facts, str(path))
     if as_json:
@@ -155,11 +167,11 @@ def _show(record: dict[str, Any], chosen: dict[str, str | None] | None) -> None:
 
 
 def _say_plan(path: Path, facts: Any, model: str) -> None:
-    quality, unit = ("wer", "WER") if "measured_relative_wer" in facts.predicted else ("au_fa_fr", "AU FA-FR")
-    relative = facts.predicted.get(f"measured_relative_{quality}")
+    quality, unit = ("wer", "WER") if "relative_wer" in facts.predicted else ("au_fa_fr", "AU FA-FR")
+    relative = facts.predicted.get(f"relative_{quality}")
     say(
         f"{path}: plans {format_bytes(facts.size_bytes)}, {facts.size_bytes / facts.model_size_bytes:.2%} of the model's "
-        f"{format_bytes(facts.model_size_bytes)}; on this data loss {facts.predicted['measured_loss_change']:+.4f}"
+        f"{format_bytes(facts.model_size_bytes)}; on this data loss {facts.predicted['loss_change']:+.4f}"
         + (f", {unit} {relative:+.1%} relative" if relative is not None else "")
         + f"; carry it out: asrcompress quantize {model} --plan {path} -o FILE"
     )

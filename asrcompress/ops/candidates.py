@@ -17,6 +17,7 @@ from asrcompress.modules.swap import find_weights
 from asrcompress.ops.calibrate import weight_statistics
 from asrcompress.ops.compress import pack_weight
 from asrcompress.ops.load import Source, build_model
+from asrcompress.ops.observe import float_source
 from asrcompress.ops.probe_data import ProbeData, spread
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.sensitivity_config import SensitivityConfig
@@ -134,3 +135,11 @@ def input_statistics(
 
     model = build_model(source).module
     return weight_statistics(model, find_weights(model), run, progress)
+
+
+def find_candidates(
+    source: Source, data: ProbeData, config: SensitivityConfig, stage: Callable[[str], Progress]
+) -> Candidates:
+    """Of a source's weights, by inputs that are looked at when codes are first asked for."""
+    floats = float_source(source)
+    return Candidates(floats.tensors, config, lambda: input_statistics(floats, data, config, stage("inputs")))

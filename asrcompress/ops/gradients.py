@@ -91,7 +91,9 @@ def weight_gradients(
         losses, tokens = negative_log_likelihood(family, spec, found, targets)
         loss = losses.sum()
         # A weight that only training uses is not reached, nor is any where all are such.
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else [None] * len(weights)
+        gradients = (
+            torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else [None] * len(weights)
+        )
         group = number * count // len(batches)
         num_tokens[group] += int(tokens.sum())
         for stack, gradient in zip(groups, gradients, strict=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
@@ -58,6 +59,14 @@ class SensitivityConfig:
                 raise AsrCompressError(f"{option} {value}: use {least} to {10**6}")
         self.quantize_config()  # checks method and granularity
         sparsifier_needs_statistics(self.sparsifier)
+
+    @classmethod
+    def from_json(cls, options: Mapping[str, Any]) -> SensitivityConfig:
+        """The options that a record says were asked for."""
+        known: dict[str, Any] = {
+            field.name: options[field.name] for field in fields(cls) if options.get(field.name) is not None
+        }
+        return cls(**known | {name: tuple(known[name]) for name in ("bits", "patterns")})
 
     def options(self) -> list[Option]:
         """The columns of the table: every number of bits dense, then with each pattern; most bits first."""

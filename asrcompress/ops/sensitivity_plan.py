@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.ops.candidates import Candidates
 from asrcompress.ops.load import Source
 from asrcompress.ops.plan import Plan, Priced, UnitChoices, solve_exactly
 from asrcompress.ops.plan_file import TOLERANCE, PlanFacts, plan_config, plan_text
 from asrcompress.ops.plan_search import smallest_within
 from asrcompress.ops.plan_sizes import FileSizes
 from asrcompress.ops.probe import Measurement, Probe
+from asrcompress.ops.probe_data import ProbeData
 from asrcompress.ops.sensitivity_config import SensitivityConfig
-from asrcompress.ops.sensitivity_table import Table, cells_of
+from asrcompress.ops.units import Option, Unit
+from asrcompress.patterns import parse_pattern
 
 Progress = Callable[[int, int], None]
 
@@ -65,20 +68,57 @@ class Planned:
     points: list[tuple[Plan, Measurement]]
 
 
-def choices(table: Table, record: Mapping[str, Any]) -> list[UnitChoices]:
-    """The options of every weight with bytes and costs."""
-    costs = {(unit["name"], cell["option"]): cell["cost"] for unit in record["units"] for cell in unit["options"]}
+def choices(record: Mapping[str, Any]) -> list[UnitChoices]:
+    """The options of every weight of a table with bytes and costs, in nats a token (a clip for keywords).
+
+    An option costs its divergence, and the rise of the loss besides: the divergence counts whatever moves the output away from the
+    float model's, for better or worse on this data; a fall of the loss counts for nothing, since most of it is this data's own.
+    """
+    scale = record["options"]["kl_scale"]
     return [
         UnitChoices(
-            unit.name,
+            unit["name"],
             tuple(
-                Priced(option, table.sizes[name, option], costs[name, str(option)])
-                for name, option in cells_of(unit, table.effects)
+                Priced(read_option(cell), cell["size_bytes"], divergence_of(cell, scale) + max(cell["cost"], 0.0))
+                for cell in unit["options"]
             ),
         )
-        for unit in table.units
-        if unit.target == "weight"
+        for unit in record["units"]
+        if unit["target"] == "weight"
     ]
+
+
+def file_sizes(
+    source: Source,
+    data: ProbeData,
+    config: SensitivityConfig,
+    candidates: Candidates,
+    units: Sequence[Unit],
+    probe: Probe | None = None,
+) -> FileSizes:
+    """Sizes of files that hold these very codes, calibrated on this very data; at level integer-only `probe` has seen the ranges."""
+    by_name = {unit.name: unit for unit in units}
+    grids = probe.grids() if probe and config.level == "integer-only" else None
+    is_calibrated = bool(candidates.statistics) or grids is not None
+    calibration = {"file": data.file, "sha256": data.sha256, "num_utterances": config.calibration_limit}
+    return FileSizes(
+        source,
+        config.quantize_config(),
+        sparsifier=config.sparsifier,
+        calibration=calibration if is_calibrated else None,
+        grids=grids,
+        outline=lambda name, option: candidates(by_name[name], option),
+    )
+
+
+def read_option(cell: Mapping[str, Any]) -> Option:
+    """The option of a cell of a table."""
+    return Option(cell["num_bits"], parse_pattern(cell["pattern"]) if cell["pattern"] else None)
+
+
+def divergence_of(cell: Mapping[str, Any], scale: float) -> float:
+    """What was measured, else the proxy scaled to it."""
+    return float(cell["kl_proxy"] * scale if cell["kl"] is None else cell["kl"])
 
 
 def make_plan(
@@ -136,12 +176,12 @@ def relative_change(baseline: Measurement, measured: Measurement) -> float:
 def plan_facts(
     planned: Planned, source: Source, baseline: Measurement, model_size_bytes: int, sensitivity_sha256: str
 ) -> PlanFacts:
-    """What the plan predicts, and what was measured of it."""
+    """What the plan predicts: the sum of its options' costs, and what was measured on the table's data with all of them in place."""
     quality = "wer" if baseline.au_fa_fr is None else "au_fa_fr"
     relative = relative_change(baseline, planned.measured)
-    predicted = {"loss_change": planned.plan.cost, "measured_loss_change": planned.measured.loss - baseline.loss}
+    predicted = {"cost": planned.plan.cost, "loss_change": planned.measured.loss - baseline.loss}
     if math.isfinite(relative):
-        predicted[f"measured_relative_{quality}"] = relative
+        predicted[f"relative_{quality}"] = relative
     return PlanFacts(
         model=source.path.name,
         model_sha256=source.sha256,

@@ -8,10 +8,16 @@ from dataclasses import asdict
 from typing import Any
 
 from asrcompress.metrics.rank_correlation import spearman
+from asrcompress.ops.load import Source, count_params, describe, environment
 from asrcompress.ops.probe import Measurement
+from asrcompress.ops.probe_data import ProbeData
+from asrcompress.ops.sensitivity_config import SensitivityConfig
 from asrcompress.ops.sensitivity_table import Effects, Table, cell_key, cells_of, group_key
 from asrcompress.ops.units import Option, Unit, group_units
 from asrcompress.patterns import pattern_name
+from asrcompress.report.advice import give_advice, give_warnings
+from asrcompress.report.sensitivity_rows import read_sensitivity
+from asrcompress.sidecar import build
 
 PROXY = "fisher"  # that costs are scaled from
 Results = Mapping[str, Measurement]
@@ -108,11 +114,50 @@ def correlations(units: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def proxy_scale(table: Table, baseline: Measurement, results: Results) -> float:
-    """What the proxy is multiplied by to be of the size of measured changes: the median ratio where both are positive."""
+def proxy_scale(table: Table, baseline: Measurement, results: Results, quantity: str) -> float:
+    """What a proxy is multiplied by to be of the size of what was measured: the median ratio where both are positive.
+
+    Args:
+        table: with the proxies.
+        baseline: the float model.
+        results: by key of the trial.
+        quantity: `loss` or `kl`, of the effect and of the measurement.
+    """
     ratios = []
     for (name, option), effect in table.effects.items():
-        measured = results.get(cell_key(name, option))
-        if measured is not None and effect.loss > 0 and measured.loss > baseline.loss:
-            ratios.append((measured.loss - baseline.loss) / effect.loss)
+        measured, proxy = results.get(cell_key(name, option)), getattr(effect, quantity)
+        change = getattr(measured, quantity) - getattr(baseline, quantity) if measured else 0.0
+        if proxy > 0 and change > 0:
+            ratios.append(change / proxy)
     return statistics.median(ratios) if ratios else 1.0
+
+
+def make_record(
+    source: Source, data: ProbeData, config: SensitivityConfig, table: Table, baseline: Measurement, results: Results
+) -> dict[str, Any]:
+    """The sidecar, with what it says in words."""
+    scale = proxy_scale(table, baseline, results, "loss")
+    units = unit_records(table, baseline, results, scale)
+    found = correlations(units)
+    quality = "wer" if baseline.au_fa_fr is None else "au_fa_fr"
+    metrics = {"loss": baseline.loss, quality: getattr(baseline, quality), "num_trials": len(results)}
+    metrics |= {
+        f"spearman_{pair['proxy']}" + ("" if pair["against"] == "loss" else f"_{pair['against']}"): pair["spearman"]
+        for pair in found
+    }
+    record = build(
+        "sensitivity",
+        model=describe(source, count_params(source)),
+        metrics=metrics,
+        environment=environment("cpu"),
+        data=data.describe() | {"num_calibration": min(config.calibration_limit, len(data.features))},
+        options=config.to_json()
+        | {"proxy": PROXY, "proxy_scale": scale, "kl_scale": proxy_scale(table, baseline, results, "kl")},
+        units=units,
+        groups=group_records(table, baseline, results, config.options()),
+        correlation=found,
+        advice=[],
+        warnings=[],
+    )
+    shown = read_sensitivity(record)
+    return record | {"advice": give_advice(shown), "warnings": give_warnings(shown)}

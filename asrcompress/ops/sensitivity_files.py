@@ -1,0 +1,119 @@
+"""What a sensitivity run reads and writes besides the model: speech, the table, its pictures, the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.files import atomic_write, sha256_file, write_json
+from asrcompress.ops.load import Source
+from asrcompress.ops.plan_file import PlanFacts, write_plan
+from asrcompress.ops.probe import Measurement
+from asrcompress.ops.probe_data import ProbeData, read_probe_data
+from asrcompress.ops.sensitivity_config import SensitivityConfig
+from asrcompress.ops.sensitivity_plan import Planned, plan_facts, write_down
+from asrcompress.report import render_sensitivity
+from asrcompress.report.sensitivity_rows import read_sensitivity
+from asrcompress.sidecar import sidecar_path
+
+PICTURES = ("html", "svg")
+
+
+@dataclass(frozen=True)
+class SensitivityData:
+    """Speech with references, as for `eval`; utterances that run together."""
+
+    data: Path
+    split: str | None = None
+    keyword: str | None = None
+    audio_root: Path | None = None
+    batch_size: int = 16
+
+    def read(self, source: Source, config: SensitivityConfig, data_dir: Path | None) -> ProbeData:
+        """The speech of a source's task."""
+        return read_probe_data(
+            source, self.data, limit=config.limit, split=self.split, keyword=self.keyword,
+            audio_root=self.audio_root, data_dir=data_dir,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of a run: the table, what shows it, and the plan."""
+
+    table: Path
+    pictures: dict[str, Path]
+    plan: Path | None
+
+    @classmethod
+    def beside(cls, model: Path, output: str | Path | None, *, has_plan: bool) -> Outputs:
+        """By the name of the table, which is the model's unless it is given."""
+        table = Path(output) if output else sidecar_path(model, "sensitivity")
+        if table.suffix != ".json":
+            raise AsrCompressError(f"-o {table}: the table is JSON; give a name that ends in .json")
+        plan = table.with_suffix(".plan.toml") if has_plan else None
+        return cls(table, {name: table.with_suffix(f".{name}") for name in PICTURES}, plan)
+
+    @property
+    def paths(self) -> list[Path]:
+        """All of them."""
+        return [self.table, *self.pictures.values(), *([self.plan] if self.plan else [])]
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """What was written. chosen: options by name of the weight, as the plan has them."""
+
+    path: Path
+    record: dict[str, Any]
+    plan_path: Path | None = None
+    facts: PlanFacts | None = None
+    chosen: dict[str, str | None] | None = None
+
+
+def write_all(
+    source: Source,
+    config: SensitivityConfig,
+    record: dict[str, Any],
+    planned: Planned | None,
+    baseline: Measurement,
+    outputs: Outputs,
+    *,
+    force: bool,
+) -> SensitivityResult:
+    """The table, what shows it, and the plan, which names the table by its sha256."""
+    chosen = chosen_options(planned) if planned else None
+    shown = read_sensitivity(record)
+    for name, path in outputs.pictures.items():
+        with atomic_write(path, force=force) as handle:
+            handle.write(render_sensitivity(name, shown, chosen).encode())
+    write_json(outputs.table, record, force=force)
+    if planned is None or outputs.plan is None:
+        return SensitivityResult(outputs.table, record)
+    facts, chosen = write_one(source, config, record, planned, baseline, outputs.table, outputs.plan, force=force)
+    return SensitivityResult(outputs.table, record, outputs.plan, facts, chosen)
+
+
+def write_one(
+    source: Source,
+    config: SensitivityConfig,
+    record: dict[str, Any],
+    planned: Planned,
+    baseline: Measurement,
+    table_path: Path,
+    output: Path,
+    *,
+    force: bool,
+) -> tuple[PlanFacts, dict[str, str | None]]:
+    """The plan, which names its table by the sha256."""
+    facts = plan_facts(planned, source, baseline, record["model"]["model_size_bytes"], sha256_file(table_path))
+    num_params = {unit["name"]: unit["num_params"] for unit in record["units"]}
+    write_plan(output, write_down(planned, config, facts, num_params), force=force)
+    return facts, chosen_options(planned)
+
+
+def chosen_options(planned: Planned) -> dict[str, str | None]:
+    """The plan's options by name of the weight, as a table names them."""
+    return {name: None if option is None else str(option) for name, option in planned.plan.choice.items()}
