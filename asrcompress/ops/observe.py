@@ -16,7 +16,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.integers.crossing import enter_integers, leave_integers
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.observers import Observer
-from asrcompress.integers.sites import SHOWN_ALONE, Sites, is_operand, kind_of
+from asrcompress.integers.sites import SHOWN_ALONE, WITHOUT_GRID, Sites, is_operand, kind_of
 from asrcompress.integers.softmax import coded_weights
 from asrcompress.modules.swap import find_weights, make_static, swap
 from asrcompress.modules.weight import FloatWeight
@@ -87,7 +87,9 @@ class Alteration:
 
     def __init__(self, bits: Mapping[str, int], ranges: Ranges) -> None:
         self.bits = dict(bits)
-        self.grids = {site: ranges.grid(site, count) for site, count in bits.items() if kind_of(site) != "softmax"}
+        self.grids = {
+            site: ranges.grid(site, count) for site, count in bits.items() if kind_of(site) not in WITHOUT_GRID
+        }
 
     def __call__(self, site: str, values: Tensor) -> Tensor:
         """The values of a site as they go on."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
 from asrcompress.integers.grid import Grid
-from asrcompress.integers.sites import Sites, is_operand
+from asrcompress.integers.sites import WITHOUT_GRID, Sites, is_operand, kind_of
 from asrcompress.metrics.detection import detection_curve
 from asrcompress.metrics.error_rate import score
 from asrcompress.metrics.normalizers import get_normalizer
@@ -141,7 +141,8 @@ class Probe:
 
     def grids(self) -> dict[str, Grid]:
         """The grids that level integer-only gives the sites of the float model, by its widths where no rule says otherwise."""
-        return {site: self._ranges.grid(site, 8 if is_operand(site) else 16) for site in self.activation_sites()}
+        sites = [site for site in self.activation_sites() if kind_of(site) not in WITHOUT_GRID]
+        return {site: self._ranges.grid(site, 8 if is_operand(site) else 16) for site in sites}
 
     def add_units(self, units: Iterable[Unit]) -> None:
         """More that can be changed."""
