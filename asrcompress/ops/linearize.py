@@ -58,7 +58,7 @@ def keyword_gradients(
     count = max(1, min(len(data.features), MAX_BYTES // (4 * elements)))
     clips = [index * len(data.features) // count for index in range(count)]
     axes = _batch_axes(source, model, weights, data.features[0])
-    jacobians = {name: torch.zeros(count, weight.values.numel()) for name, weight in weights.items()}
+    jacobians = {name: torch.empty(count, weight.values.numel()) for name, weight in weights.items()}
     logits: list[Tensor] = []
     for begin in range(0, count, BATCH_SIZE):
         progress(begin, count)
@@ -72,8 +72,8 @@ def keyword_gradients(
                 for (x, _), gradient, axis in zip(calls, gradients, axes[name], strict=False)
                 if gradient is not None
             ]
-            if caught:
-                jacobians[name][begin : begin + len(batch)] = per_clip(caught, weights[name].values.shape[0])
+            rows = jacobians[name][begin : begin + len(batch)]
+            rows[:] = per_clip(caught, weights[name].values.shape[0]) if caught else 0.0
         logits.append(difference.detach())
     progress(count, count)
     labels = torch.tensor([bool(data.targets[clip][0]) for clip in clips])
@@ -132,4 +132,4 @@ def per_clip(caught: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
     x, gradient = torch.cat(inputs, dim=1), torch.cat(gradients, dim=1)
     groups = x.shape[2]
     gradient = gradient.reshape(len(x), -1, groups, rows // groups)
-    return torch.einsum("ntgr,ntgc->ngrc", gradient, x).reshape(len(x), -1)
+    return torch.matmul(gradient.permute(0, 2, 3, 1), x.transpose(1, 2)).reshape(len(x), -1)

@@ -77,7 +77,7 @@ def estimate(
         }
     others = [unit for unit in units if unit.target != "weight"]
     if others:
-        few = data if source.family.TASK == "keyword" else part(data, ACTIVATION_CALIBRATION)
+        few = part(data, ACTIVATION_CALIBRATION[source.family.TASK])
         batch_size = max(4, -(-len(few.features) // 8))
         slopes = activation_effects(source, few, others, config.bits, batch_size=batch_size, progress=progress)
         effects |= {(name, Option(bits)): effect for (name, bits), effect in slopes.items()}
