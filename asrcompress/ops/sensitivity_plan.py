@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.ops.candidates import Candidates
-from asrcompress.ops.load import Source
+from asrcompress.ops.candidates import Candidates, calibration_positions
+from asrcompress.ops.load import Source, describe
+from asrcompress.ops.observe import float_source
 from asrcompress.ops.plan import Plan, Priced, UnitChoices, solve_exactly
 from asrcompress.ops.plan_file import TOLERANCE, PlanFacts, plan_config, plan_text
 from asrcompress.ops.plan_search import smallest_within
@@ -21,6 +22,7 @@ from asrcompress.ops.units import Option, Unit
 from asrcompress.patterns import parse_pattern
 
 Progress = Callable[[int, int], None]
+CAUTION = 2.0  # what a nat of divergence counts beside a nat of loss
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,56 @@ class Planned:
     points: list[tuple[Plan, Measurement]]
 
 
+def float_size_bytes(source: Source) -> int:
+    """Bytes of the float model, to which ratios are; of an artifact, of what it stands for."""
+    if source.content is None:
+        return int(describe(source, 0)["model_size_bytes"])
+    tensors = {tensor.data_ptr(): tensor for tensor in float_source(source).tensors.values() if tensor.numel()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def require_reachable(
+    units: Sequence[Unit],
+    bytes_of: Mapping[tuple[str, Option], int],
+    sizes: FileSizes,
+    target: Target,
+    model_size_bytes: int,
+) -> None:
+    """Before anything is measured: raise where not even the smallest options fit into the budget.
+
+    Args:
+        units: rows; those of weights count.
+        bytes_of: what an option takes, by name of the weight.
+        sizes: of whole files.
+        target: of the plan; one of quality has no budget.
+        model_size_bytes: of the float model.
+
+    Raises:
+        Infeasible: says how far the budget is out of reach, and what would help.
+    """
+    if target.size_ratio is None:
+        return
+    names = [unit.name for unit in units if unit.target == "weight"]
+    free = [
+        UnitChoices(name, tuple(Priced(option, size, 0.0) for (of, option), size in bytes_of.items() if of == name))
+        for name in names
+    ]
+    solve_exactly(free, int(target.size_ratio * model_size_bytes), sizes.total, original_bytes=model_size_bytes)
+
+
 def choices(record: Mapping[str, Any]) -> list[UnitChoices]:
     """The options of every weight of a table with bytes and costs, in nats a token (a clip for keywords).
 
-    An option costs its divergence, and the rise of the loss besides: the divergence counts whatever moves the output away from the
-    float model's, for better or worse on this data; a fall of the loss counts for nothing, since most of it is this data's own.
+    An option costs what it does to the loss and, besides, twice its divergence. The loss alone would choose what suits this data by
+    chance: a fall of it is worth something only where the output moves little. The divergence alone would not see that some
+    changes do good. docs/experiments.md compares such objectives on speech that was not planned with.
     """
     scale = record["options"]["kl_scale"]
     return [
         UnitChoices(
             unit["name"],
             tuple(
-                Priced(read_option(cell), cell["size_bytes"], divergence_of(cell, scale) + max(cell["cost"], 0.0))
+                Priced(read_option(cell), cell["size_bytes"], cell["cost"] + CAUTION * divergence_of(cell, scale))
                 for cell in unit["options"]
             ),
         )
@@ -94,13 +134,23 @@ def file_sizes(
     config: SensitivityConfig,
     candidates: Candidates,
     units: Sequence[Unit],
-    probe: Probe | None = None,
+    probe: Callable[[], Probe] | None = None,
 ) -> FileSizes:
-    """Sizes of files that hold these very codes, calibrated on this very data; at level integer-only `probe` has seen the ranges."""
+    """Sizes of files that hold these very codes, calibrated on this very data.
+
+    Args:
+        source: of the model.
+        data: what is measured on.
+        config: options.
+        candidates: codes.
+        units: rows; those of weights count.
+        probe: gives the one that has seen the ranges; asked at level integer-only, where it is needed.
+    """
     by_name = {unit.name: unit for unit in units}
-    grids = probe.grids() if probe and config.level == "integer-only" else None
+    grids = probe().grids() if probe and config.level == "integer-only" else None
     is_calibrated = bool(candidates.statistics) or grids is not None
-    calibration = {"file": data.file, "sha256": data.sha256, "num_utterances": config.calibration_limit}
+    num_utterances = len(calibration_positions(data, config))
+    calibration = {"file": data.file, "sha256": data.sha256, "num_utterances": num_utterances}
     return FileSizes(
         source,
         config.quantize_config(),
@@ -144,7 +194,7 @@ def make_plan(
 
     if target.size_ratio is not None:
         budget = int(target.size_ratio * model_size_bytes)
-        plan = solve_exactly(units, budget, sizes.total, clip_negative=True, original_bytes=model_size_bytes)
+        plan = solve_exactly(units, budget, sizes.total, original_bytes=model_size_bytes)
         measure(plan)
         return Planned(plan, points[-1][1], budget, points)
     assert target.max_relative is not None  # noqa: S101 (for the type checker)
@@ -155,7 +205,6 @@ def make_plan(
         measure,
         target.max_relative,
         exact_size=sizes.total,
-        clip_negative=True,
         what=f"relative change of {quality}",
     )
     measured = next(measured for plan, measured in points if plan.choice == found.plan.choice)
