@@ -133,7 +133,7 @@ def _plan(found: Sensitivity, chosen: Mapping[str, str | None]) -> list[str]:
 
 
 def _plan_row(option: str | None, found: Sensitivity, chosen: Mapping[str, str | None]) -> str:
-    units = [unit for unit in found.units if chosen.get(unit.name) == option]
+    units = [unit for unit in found.units if unit.num_params and chosen.get(unit.name) == option]
     if not units:
         return ""
     cells = [len(units), sum(unit.num_params for unit in units), sum(_size(unit, option) for unit in units)]
