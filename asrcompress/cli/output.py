@@ -60,19 +60,21 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
     if not sys.stderr.isatty():
         return lambda done, total: None
     begin = time.monotonic()
+    first: int | None = None  # what was done before this run took none of its time
     shown = 0.0
 
     def update(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal first, shown
         now = time.monotonic()
+        first = done if first is None else first
         if done >= total:
             if shown:
                 sys.stderr.write("\r\x1b[K")
                 sys.stderr.flush()
             return
-        if done and now - begin > PROGRESS_AFTER_S and now - shown > 0.2:
+        if done > first and now - begin > PROGRESS_AFTER_S and now - shown > 0.2:
             shown = now
-            left = (now - begin) / done * (total - done)
+            left = (now - begin) / (done - first) * (total - done)
             filled = 24 * done // total
             sys.stderr.write(
                 f"\r\x1b[K{label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}, {_duration(left)} left"

@@ -17,7 +17,7 @@ from asrcompress.models.criterion import negative_log_likelihood
 from asrcompress.ops.gradients import Effect, by_length, expand
 from asrcompress.ops.load import Source
 from asrcompress.ops.observe import Alteration, Ranges, build_observed
-from asrcompress.ops.probe_data import ProbeData
+from asrcompress.ops.probe_data import ProbeData, require_loss
 from asrcompress.ops.units import Unit
 
 Progress = Callable[[int, int], None]
@@ -44,6 +44,9 @@ def activation_effects(
 
     Returns:
         Effects by name of the unit and bits.
+
+    Raises:
+        AsrCompressError: an activation is no number, or the utterances have no loss.
     """
     ranges = Ranges()
     batches = by_length(data.features, batch_size)
@@ -64,6 +67,7 @@ def activation_effects(
         losses, counts = negative_log_likelihood(source.family, source.spec, found, targets)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         tokens[number] = int(counts.sum())
+    require_loss(source, data, 0.0, int(tokens.sum()))
     progress(total, total)
     return {key: expand(values.unsqueeze(0), tokens)[0] for key, values in slopes.slopes.items()}
 

@@ -23,7 +23,6 @@ from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.sensitivity_config import SensitivityConfig
 from asrcompress.ops.units import Option, Unit
 from asrcompress.patterns import pattern_name
-from asrcompress.quantizers import needs_statistics
 from asrcompress.quantizers.gptq_ls import quantize_options
 from asrcompress.quantizers.statistics import InputStatistics
 
@@ -53,6 +52,10 @@ class Candidates:
     def statistics(self) -> Mapping[str, InputStatistics]:
         """Of the weights' inputs, where the method needs them."""
         return self._find_statistics()
+
+    def prepare(self) -> None:
+        """Look at the inputs of weights now, where they are needed, and not when codes are first asked for."""
+        _ = self.statistics
 
     def __call__(self, unit: Unit, option: Option) -> QuantizedWeight:
         """The codes of one option."""
@@ -113,14 +116,10 @@ def input_statistics(
         config: says the method, the sparsifier, and how many utterances.
         progress: told of batches.
     """
-    from asrcompress.sparsifiers import needs_statistics as sparsifier_needs
-
-    if not (needs_statistics(config.method) or (config.patterns and sparsifier_needs(config.sparsifier))):
+    if not config.looks_at_inputs:
         return {}
     by_shape: dict[tuple[int, ...], list[int]] = {}  # padding is no input of the model
-    for position in spread(
-        [place for place, frames in enumerate(data.features) if len(frames)], config.calibration_limit
-    ):
+    for position in calibration_positions(data, config):
         by_shape.setdefault(tuple(data.features[position].shape), []).append(position)
 
     def run(module: nn.Module, progress: Progress) -> None:
@@ -137,9 +136,16 @@ def input_statistics(
     return weight_statistics(model, find_weights(model), run, progress)
 
 
+def calibration_positions(data: ProbeData, config: SensitivityConfig) -> tuple[int, ...]:
+    """The utterances whose inputs are looked at, by position, evenly spread."""
+    return spread([place for place, frames in enumerate(data.features) if len(frames)], config.calibration_limit)
+
+
 def find_candidates(
     source: Source, data: ProbeData, config: SensitivityConfig, stage: Callable[[str], Progress]
 ) -> Candidates:
     """Of a source's weights, by inputs that are looked at when codes are first asked for."""
     floats = float_source(source)
-    return Candidates(floats.tensors, config, lambda: input_statistics(floats, data, config, stage("inputs")))
+    return Candidates(
+        floats.tensors, config, lambda: input_statistics(floats, data, config, stage("inputs of weights"))
+    )

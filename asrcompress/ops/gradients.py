@@ -16,7 +16,7 @@ from torch import Tensor
 
 from asrcompress.models.criterion import negative_log_likelihood
 from asrcompress.ops.load import Source, build_model
-from asrcompress.ops.probe_data import ProbeData
+from asrcompress.ops.probe_data import ProbeData, require_loss
 
 Progress = Callable[[int, int], None]
 MAX_GROUPS = 32  # of utterances, whose gradients are kept apart
@@ -76,6 +76,9 @@ def weight_gradients(
         names: of the weights.
         batch_size: utterances that run together.
         progress: told of batches.
+
+    Raises:
+        AsrCompressError: the loss is no number, or there is none.
     """
     family, spec = source.family, source.spec
     model = build_model(source).module.requires_grad_(False)
@@ -90,6 +93,7 @@ def weight_gradients(
         found = family.log_probs(spec, model, [data.features[position] for position in positions], targets)
         losses, tokens = negative_log_likelihood(family, spec, found, targets)
         loss = losses.sum()
+        require_loss(source, data, float(loss), 1)
         # A weight that only training uses is not reached, nor is any where all are such.
         gradients = (
             torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else [None] * len(weights)
@@ -99,6 +103,7 @@ def weight_gradients(
         for stack, gradient in zip(groups, gradients, strict=True):
             if gradient is not None:
                 stack[group] += gradient.reshape(-1)
+    require_loss(source, data, 0.0, int(num_tokens.sum()))
     progress(len(batches), len(batches))
     return Taylor(dict(zip(names, groups, strict=True)), num_tokens)
 

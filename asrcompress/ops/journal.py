@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,18 @@ class Journal:
 
     def files(self) -> list[Path]:
         """The files of all ranks that are there."""
-        found = self.base.parent.glob(f"{_escaped(self.base.name)}.rank*.jsonl")
-        return sorted(path for path in found if SUFFIX.fullmatch(path.name.removeprefix(self.base.name)))
+        return _files(self.base)
+
+    @staticmethod
+    def peek(base: str | Path, key: str) -> Any:
+        """One result of a journal, whatever its inputs; None where it is not there, or the journal cannot be read."""
+        for path in _files(Path(base)):
+            with suppress(OSError, ValueError, RecursionError):
+                for line in path.read_bytes().split(b"\n")[:-1]:
+                    entry = json.loads(line)
+                    if isinstance(entry, dict) and entry.get("key") == key:
+                        return entry.get("result")
+        return None
 
     def add(self, key: str, result: Any) -> None:
         """Write down a result; it is on disk when this returns.
@@ -105,6 +116,11 @@ class Journal:
                     f"{path}: is the journal of a run with another model, other data or options; remove it, or use another -o"
                 )
         return found
+
+
+def _files(base: Path) -> list[Path]:
+    found = base.parent.glob(f"{_escaped(base.name)}.rank*.jsonl")
+    return sorted(path for path in found if SUFFIX.fullmatch(path.name.removeprefix(base.name)))
 
 
 def _append(path: Path, line: str) -> None:

@@ -19,7 +19,7 @@ from asrcompress.modules.swap import swap
 from asrcompress.modules.weight import FloatWeight
 from asrcompress.ops.gradients import Effect
 from asrcompress.ops.load import Source, build_model
-from asrcompress.ops.probe_data import ProbeData
+from asrcompress.ops.probe_data import ProbeData, require_loss
 
 Progress = Callable[[int, int], None]
 Pairs = dict[str, list[tuple[Tensor, Tensor]]]
@@ -50,7 +50,11 @@ class Linearized:
 def keyword_gradients(
     source: Source, data: ProbeData, names: Sequence[str], *, progress: Progress = lambda done, total: None
 ) -> Linearized:
-    """Gradients of each clip's logit difference by each weight, of a family of keyword models."""
+    """Gradients of each clip's logit difference by each weight, of a family of keyword models.
+
+    Raises:
+        AsrCompressError: a logit is no number.
+    """
     plain = build_model(source).module
     weights = {name: FloatWeight(plain.get_parameter(name).detach()) for name in names}
     model = swap(plain, weights).eval().requires_grad_(False)
@@ -64,6 +68,7 @@ def keyword_gradients(
         progress(begin, count)
         batch = [data.features[clip] for clip in clips[begin : begin + BATCH_SIZE]]
         pairs, difference = _run(source, model, weights, batch)
+        require_loss(source, data, float(difference.sum()), len(batch))
         results = [out for calls in pairs.values() for _, out in calls]
         gradients = iter(torch.autograd.grad(difference.sum(), results, allow_unused=True))
         for name, calls in pairs.items():

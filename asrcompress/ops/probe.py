@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -23,12 +23,12 @@ from asrcompress.integers.sites import WITHOUT_GRID, Sites, is_operand, kind_of
 from asrcompress.metrics.detection import detection_curve
 from asrcompress.metrics.error_rate import score
 from asrcompress.metrics.normalizers import get_normalizer
-from asrcompress.models.criterion import negative_log_likelihood
+from asrcompress.models.criterion import left_out, negative_log_likelihood
 from asrcompress.modules.prefix import LIMIT_BYTES, find_blocks
 from asrcompress.modules.swap import swappable_modules
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import Alteration, Ranges, build_observed, float_source, require_alterable
-from asrcompress.ops.probe_data import NORMALIZER, ProbeData, read_probe_data
+from asrcompress.ops.probe_data import NORMALIZER, ProbeData, read_probe_data, require_loss
 from asrcompress.ops.probe_rig import Rig
 from asrcompress.ops.units import Option, Unit
 
@@ -44,6 +44,7 @@ class Measurement:
     loss: negative log-likelihood of the references, in nats a token. kl: divergence of the model's output from the float
     model's, KL(float || this), in nats a token or frame, references being told to decoders. num_errors: words wrong
     of num_reference in greedy search. au_fa_fr: of keyword models. None where it was not asked for, or does not apply.
+    num_left_out: utterances that have no part in the loss: without a frame, or with a reference too long for CTC.
     """
 
     loss: float
@@ -51,6 +52,7 @@ class Measurement:
     num_errors: int | None = None
     num_reference: int | None = None
     au_fa_fr: float | None = None
+    num_left_out: int = 0
 
     @property
     def wer(self) -> float | None:
@@ -72,6 +74,9 @@ class Probe:
         data: what is measured on.
         batch_size: of utterances that run together.
         cache_bytes: of outputs kept from the recorded run; as much again where activations are changed.
+
+    Raises:
+        AsrCompressError: the float model's loss is no number, or there is none.
     """
 
     def __init__(
@@ -155,7 +160,10 @@ class Probe:
                 f"{name}: is no unit of {self.source.path}; the first are {', '.join([*self.units][:3])}"
             )
         if not unit.allows(option):
-            raise AsrCompressError(f"{name}: cannot have {option}; choose an option without this pattern")
+            raise AsrCompressError(
+                f"{name}: cannot have {option}; choose an option "
+                + ("without this pattern" if option.pattern else "of more bits")
+            )
         return unit
 
     def _record_search(self, rig: Rig) -> None:
@@ -197,24 +205,30 @@ class Probe:
         """One run over the data; recorded where `changed` is None. The float model's first outputs are the reference."""
         data, size = self.data, len(self.data.features)
         sums, counts, divergences, steps = [0.0] * size, 0, [0.0] * size, 0
+        missing = sum(1 for frames in data.features if not len(frames))
         hypotheses, scores = [""] * size, [0.0] * size
         for ran in rig.run(self._batches, changed, search=decode):
             targets = [data.targets[position] for position in ran.positions]
             losses, tokens = negative_log_likelihood(self.source.family, self.source.spec, ran.log_probs, targets)
             counts += int(tokens.sum())
+            missing += len(left_out(tokens, targets))
             for position, log_probs, loss in zip(ran.positions, ran.log_probs, losses.tolist(), strict=True):
                 sums[position] = loss
                 divergences[position] = divergence(self._reference.setdefault(position, log_probs), log_probs)
                 steps += len(log_probs)
             for position, result in zip(ran.positions, ran.results or (), strict=False):
                 (hypotheses if data.labels is None else scores)[position] = result
-        found = Measurement(math.fsum(sums) / max(counts, 1), math.fsum(divergences) / max(steps, 1))
+        if changed is None:
+            require_loss(self.source, data, math.fsum(sums), counts)
+        found = Measurement(
+            math.fsum(sums) / max(counts, 1), math.fsum(divergences) / max(steps, 1), num_left_out=missing
+        )
         if not decode:
             return found
         if data.labels is not None:
-            area = detection_curve(scores, list(data.labels)).au_fa_fr
-            return Measurement(found.loss, found.kl, au_fa_fr=area)
-        return Measurement(found.loss, found.kl, *self._count_errors(hypotheses))
+            return replace(found, au_fa_fr=detection_curve(scores, list(data.labels)).au_fa_fr)
+        num_errors, num_reference = self._count_errors(hypotheses)
+        return replace(found, num_errors=num_errors, num_reference=num_reference)
 
     def _count_errors(self, hypotheses: Sequence[str]) -> tuple[int, int]:
         """Words wrong, and words of the references; texts that came up before are not aligned again."""

@@ -5,6 +5,7 @@ All of a set, or utterances spread evenly over it. Audio that cannot be read sto
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,19 @@ def read_probe_data(
         clips.split,
         clips.keyword,
     )
+
+
+def require_loss(source: Source, data: ProbeData, loss: float, num_tokens: int) -> None:
+    """Raise unless the float model has a loss on the data: one that is a number, of one token or more."""
+    if not math.isfinite(loss):
+        raise AsrCompressError(
+            f"{source.path}: gives a loss of {loss} on {data.file}; the checkpoint or the audio is broken"
+        )
+    if not num_tokens:
+        raise AsrCompressError(
+            f"{data.file}: each reference is too long for the frames that {source.path.name} makes of its audio, so there is no "
+            "loss; give references of what is said"
+        )
 
 
 def spread(items: Sequence[T], limit: int | None) -> tuple[T, ...]:

@@ -6,12 +6,14 @@ The parts are in sensitivity_table.py (what is estimated, what is measured), tri
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from asrcompress import __version__
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs
 from asrcompress.ops.candidates import Candidates, find_candidates
@@ -28,13 +30,25 @@ from asrcompress.ops.probe import Probe
 from asrcompress.ops.probe_data import ProbeData
 from asrcompress.ops.ranks import Ranks, connect
 from asrcompress.ops.sensitivity_config import SensitivityConfig
-from asrcompress.ops.sensitivity_files import Outputs, SensitivityData, SensitivityResult, write_all
-from asrcompress.ops.sensitivity_plan import Target, choices, file_sizes, make_plan
+from asrcompress.ops.sensitivity_files import (
+    Outputs,
+    SensitivityData,
+    SensitivityResult,
+    were_being_written,
+    write_all,
+)
+from asrcompress.ops.sensitivity_plan import (
+    Target,
+    choices,
+    file_sizes,
+    float_size_bytes,
+    make_plan,
+    require_reachable,
+)
 from asrcompress.ops.sensitivity_record import make_record
-from asrcompress.ops.sensitivity_table import Table, choose_trials, estimate, find_units
+from asrcompress.ops.sensitivity_table import Stage, Table, choose_trials, estimate, table_units
 from asrcompress.ops.trials import Trial, run_trials
 
-Progress = Callable[[int, int], None]
 PROXIES = "proxies"  # their key in the journal
 
 
@@ -48,7 +62,7 @@ def run(
     data_dir: Path | None = None,
     trust: bool = False,
     force: bool = False,
-    stage: Callable[[str], Progress] = lambda label: lambda done, total: None,
+    stage: Stage = lambda label: lambda done, total: None,
 ) -> SensitivityResult | None:
     """Estimate, measure, write the table, its pictures and, with a target, the plan.
 
@@ -75,38 +89,40 @@ def run(
     if not given.data.exists():
         raise AsrCompressError(f"{given.data}: no such file or folder; --data names speech with references")
     outputs = Outputs.beside(path, output, has_plan=target is not None)
+    force = force or were_being_written(outputs)
     check_outputs(outputs.paths, [path, given.data], force=force)
     source = open_source(path, data_dir=data_dir, trust=trust)
     data = given.read(source, config, data_dir)
     key = fingerprint(_inputs(source, data, config, given))
     with connect() as ranks:
-        journal = Journal(outputs.table.with_name(f"{outputs.table.name}.journal"), key, rank=ranks.rank)
+        journal = Journal(outputs.journal, key, rank=ranks.rank)
         table, candidates = _table(source, data, config, journal, ranks, stage)
 
         @cache
         def probe() -> Probe:
             return Probe(source, table.units, candidates, data, batch_size=given.batch_size)
 
+        if target and ranks.rank == 0:
+            size = float_size_bytes(source)
+            sizes = file_sizes(source, data, config, candidates, table.units, probe)
+            require_reachable(table.units, table.sizes, sizes, target, size)
         trials = [Trial("float", {}, decode=True), *choose_trials(table.units, table.effects, config)]
         baseline, *found = run_trials(trials, probe, journal, ranks, stage("trials"))
         if ranks.rank > 0:
             return None
         results = {trial.key: measured for trial, measured in zip(trials[1:], found, strict=True)}
-        record = make_record(source, data, config, table, baseline, results)
-        planned = None
-        if target:
-            sizes = file_sizes(source, data, config, candidates, table.units, probe())
-            size = record["model"]["model_size_bytes"]
-            planned = make_plan(choices(record), sizes, probe(), target, size, stage("plan"))
-        result = write_all(source, config, record, planned, baseline, outputs, force=force)
-        journal.remove()
-    return result
+        record = make_record(source, data, config, table, baseline, results, batch_size=given.batch_size)
+        planned = make_plan(choices(record), sizes, probe(), target, size, stage("plan")) if target else None
+        return write_all(source, config, record, planned, baseline, outputs, journal, force=force)
 
 
 def _inputs(source: Source, data: ProbeData, config: SensitivityConfig, given: SensitivityData) -> dict[str, Any]:
     """What results depend on: a journal of something else is not taken up."""
     about = {key: value for key, value in environment("cpu").items() if key in ("torch", "num_threads")}
+    targets = [target.tolist() for target in data.targets]
     return {
+        "version": __version__,
+        "targets_sha256": hashlib.sha256(repr(targets).encode()).hexdigest(),
         "model_sha256": source.sha256,
         "data": data.describe() | {"keyword": data.keyword},
         "options": config.to_json(),
@@ -121,21 +137,25 @@ def _table(
     config: SensitivityConfig,
     journal: Journal,
     ranks: Ranks,
-    stage: Callable[[str], Progress],
+    stage: Stage,
 ) -> tuple[Table, Candidates]:
     """Units, proxies and sizes, and what finds the codes. Proxies are rank 0's, or the journal's."""
-    floats = float_source(source)
-    units = find_units(floats, data, activations=config.activations)
-    candidates = find_candidates(source, data, config, stage)
-    found = journal.results.get(PROXIES)
-    if found is None and ranks.rank == 0:
-        bar = stage("gradients")
+
+    def alive(label: str) -> Callable[[int, int], None]:
+        bar = stage(label)
 
         def progress(done: int, total: int) -> None:
             ranks.beat()
             bar(done, total)
 
-        effects = estimate(floats, data, units, candidates, config, progress)
+        return progress
+
+    floats = float_source(source)
+    units = table_units(floats, data, config)
+    candidates = find_candidates(source, data, config, alive)
+    found = journal.results.get(PROXIES)
+    if found is None and ranks.rank == 0:
+        effects = estimate(floats, data, units, candidates, config, alive)
         sizes = file_sizes(source, data, replace(config, level="stored"), candidates, units)
         weights = {unit.name for unit in units if unit.target == "weight"}
         found = [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write, sha256_file, write_json
+from asrcompress.ops.journal import Journal
 from asrcompress.ops.load import Source
 from asrcompress.ops.plan_file import PlanFacts, write_plan
 from asrcompress.ops.probe import Measurement
@@ -19,6 +21,7 @@ from asrcompress.report.sensitivity_rows import read_sensitivity
 from asrcompress.sidecar import sidecar_path
 
 PICTURES = ("html", "svg")
+WRITING = "writing"  # in the journal: files of these names are this run's own
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Outputs:
         """All of them."""
         return [self.table, *self.pictures.values(), *([self.plan] if self.plan else [])]
 
+    @property
+    def journal(self) -> Path:
+        """What the names of the journal begin with."""
+        return self.table.with_name(f"{self.table.name}.journal")
+
 
 @dataclass(frozen=True)
 class SensitivityResult:
@@ -80,10 +88,39 @@ def write_all(
     planned: Planned | None,
     baseline: Measurement,
     outputs: Outputs,
+    journal: Journal,
     *,
     force: bool,
 ) -> SensitivityResult:
-    """The table, what shows it, and the plan, which names the table by its sha256."""
+    """The table, what shows it, and the plan, which names the table by its sha256; then the journal goes.
+
+    Killed on the way, the next run finds in the journal that it may replace what this one left.
+    """
+    journal.add(WRITING, [path.name for path in outputs.paths])
+    result = _write(source, config, record, planned, baseline, outputs, force=force)
+    journal.remove()
+    return result
+
+
+def were_being_written(outputs: Outputs) -> bool:
+    """Whether the files that are there are what a run left that was killed while it wrote them.
+
+    That it was a run of the same inputs is checked when the journal is opened.
+    """
+    there = {path.name for path in outputs.paths if os.path.lexists(path)}
+    return bool(there) and there <= set(Journal.peek(outputs.journal, WRITING) or ())
+
+
+def _write(
+    source: Source,
+    config: SensitivityConfig,
+    record: dict[str, Any],
+    planned: Planned | None,
+    baseline: Measurement,
+    outputs: Outputs,
+    *,
+    force: bool,
+) -> SensitivityResult:
     chosen = chosen_options(planned) if planned else None
     shown = read_sensitivity(record)
     for name, path in outputs.pictures.items():
@@ -108,8 +145,8 @@ def write_one(
     force: bool,
 ) -> tuple[PlanFacts, dict[str, str | None]]:
     """The plan, which names its table by the sha256."""
-    facts = plan_facts(planned, source, baseline, record["model"]["model_size_bytes"], sha256_file(table_path))
-    num_params = {unit["name"]: unit["num_params"] for unit in record["units"]}
+    facts = plan_facts(planned, source, baseline, sha256_file(table_path))
+    num_params = {unit["name"]: unit.get("num_params") or 0 for unit in record["units"]}
     write_plan(output, write_down(planned, config, facts, num_params), force=force)
     return facts, chosen_options(planned)
 

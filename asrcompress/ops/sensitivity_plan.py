@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.ops.candidates import Candidates, calibration_positions
+from asrcompress.ops.candidates import Candidates
 from asrcompress.ops.load import Source, describe
 from asrcompress.ops.observe import float_source
 from asrcompress.ops.plan import Plan, Priced, UnitChoices, solve_exactly
 from asrcompress.ops.plan_file import TOLERANCE, PlanFacts, plan_config, plan_text
-from asrcompress.ops.plan_search import smallest_within
+from asrcompress.ops.plan_search import MAX_MEASUREMENTS, smallest_within
 from asrcompress.ops.plan_sizes import FileSizes
 from asrcompress.ops.probe import Measurement, Probe
 from asrcompress.ops.probe_data import ProbeData
@@ -112,7 +112,7 @@ def choices(record: Mapping[str, Any]) -> list[UnitChoices]:
 
     An option costs what it does to the loss and, besides, twice its divergence. The loss alone would choose what suits this data by
     chance: a fall of it is worth something only where the output moves little. The divergence alone would not see that some
-    changes do good. docs/experiments.md compares such objectives on speech that was not planned with.
+    changes do good.
     """
     scale = record["options"]["kl_scale"]
     return [
@@ -149,8 +149,8 @@ def file_sizes(
     by_name = {unit.name: unit for unit in units}
     grids = probe().grids() if probe and config.level == "integer-only" else None
     is_calibrated = bool(candidates.statistics) or grids is not None
-    num_utterances = len(calibration_positions(data, config))
-    calibration = {"file": data.file, "sha256": data.sha256, "num_utterances": num_utterances}
+    # As many digits as the number can have: `quantize` may be given more of the set than `--limit` left here.
+    calibration = {"file": data.file, "sha256": data.sha256, "num_utterances": config.calibration_limit}
     return FileSizes(
         source,
         config.quantize_config(),
@@ -185,9 +185,10 @@ def make_plan(
         AsrCompressError: no plan reaches it; the line says how far it is and what would help.
     """
     points: list[tuple[Plan, Measurement]] = []
+    most = 1 if target.size_ratio is not None else MAX_MEASUREMENTS
 
     def measure(plan: Plan) -> float:
-        progress(len(points), len(points) + 1)
+        progress(len(points), most)
         measured = probe.measure({name: option for name, option in plan.choice.items() if option}, decode=True)
         points.append((plan, measured))
         return relative_change(probe.baseline, measured)
@@ -196,6 +197,7 @@ def make_plan(
         budget = int(target.size_ratio * model_size_bytes)
         plan = solve_exactly(units, budget, sizes.total, original_bytes=model_size_bytes)
         measure(plan)
+        progress(most, most)
         return Planned(plan, points[-1][1], budget, points)
     assert target.max_relative is not None  # noqa: S101 (for the type checker)
     quality = "WER" if probe.baseline.au_fa_fr is None else "AU FA-FR"
@@ -207,6 +209,7 @@ def make_plan(
         exact_size=sizes.total,
         what=f"relative change of {quality}",
     )
+    progress(most, most)
     measured = next(measured for plan, measured in points if plan.choice == found.plan.choice)
     # Other calibration data give scales of another type at times, so the file may take as much more as it may miss its prediction.
     return Planned(found.plan, measured, int(found.plan.size_bytes * (1 + TOLERANCE)), points)
@@ -222,9 +225,7 @@ def relative_change(baseline: Measurement, measured: Measurement) -> float:
     return after / before - 1
 
 
-def plan_facts(
-    planned: Planned, source: Source, baseline: Measurement, model_size_bytes: int, sensitivity_sha256: str
-) -> PlanFacts:
+def plan_facts(planned: Planned, source: Source, baseline: Measurement, sensitivity_sha256: str) -> PlanFacts:
     """What the plan predicts: the sum of its options' costs, and what was measured on the table's data with all of them in place."""
     quality = "wer" if baseline.au_fa_fr is None else "au_fa_fr"
     relative = relative_change(baseline, planned.measured)
@@ -234,7 +235,7 @@ def plan_facts(
     return PlanFacts(
         model=source.path.name,
         model_sha256=source.sha256,
-        model_size_bytes=model_size_bytes,
+        model_size_bytes=float_size_bytes(source),
         size_bytes=planned.plan.size_bytes,
         budget_bytes=planned.budget_bytes,
         predicted=predicted,

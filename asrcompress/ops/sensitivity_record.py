@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from asrcompress.metrics.rank_correlation import spearman
+from asrcompress.ops.candidates import calibration_positions
 from asrcompress.ops.load import Source, count_params, describe, environment
 from asrcompress.ops.probe import Measurement
 from asrcompress.ops.probe_data import ProbeData
@@ -133,9 +134,26 @@ def proxy_scale(table: Table, baseline: Measurement, results: Results, quantity:
 
 
 def make_record(
-    source: Source, data: ProbeData, config: SensitivityConfig, table: Table, baseline: Measurement, results: Results
+    source: Source,
+    data: ProbeData,
+    config: SensitivityConfig,
+    table: Table,
+    baseline: Measurement,
+    results: Results,
+    *,
+    batch_size: int,
 ) -> dict[str, Any]:
-    """The sidecar, with what it says in words."""
+    """The sidecar, with what it says in words.
+
+    Args:
+        source: of the model.
+        data: that was measured on.
+        config: what was asked.
+        table: rows and proxies.
+        baseline: the float model.
+        results: by key of the trial.
+        batch_size: utterances that ran together.
+    """
     scale = proxy_scale(table, baseline, results, "loss")
     units = unit_records(table, baseline, results, scale)
     found = correlations(units)
@@ -150,8 +168,13 @@ def make_record(
         model=describe(source, count_params(source)),
         metrics=metrics,
         environment=environment("cpu"),
-        data=data.describe() | {"num_calibration": min(config.calibration_limit, len(data.features))},
+        data=data.describe()
+        | {
+            "num_left_out": baseline.num_left_out,
+            "num_calibration": len(calibration_positions(data, config)) if config.looks_at_inputs else 0,
+        },
         options=config.to_json()
+        | {"keyword": data.keyword, "batch_size": batch_size}
         | {"proxy": PROXY, "proxy_scale": scale, "kl_scale": proxy_scale(table, baseline, results, "kl")},
         units=units,
         groups=group_records(table, baseline, results, config.options()),
@@ -160,4 +183,18 @@ def make_record(
         warnings=[],
     )
     shown = read_sensitivity(record)
-    return record | {"advice": give_advice(shown), "warnings": give_warnings(shown)}
+    return record | {
+        "advice": give_advice(shown),
+        "warnings": [*_left_out(baseline, data), *give_warnings(shown)],
+    }
+
+
+def _left_out(baseline: Measurement, data: ProbeData) -> list[str]:
+    """A warning where some utterances have no part in the loss."""
+    if not baseline.num_left_out:
+        return []
+    return [
+        f"{baseline.num_left_out} of {len(data.features)} utterances have no part in the loss, its estimates and what follows "
+        "from them: their audio is shorter than one window of the model, or has fewer frames than CTC needs for their reference. "
+        "Errors in words count them."
+    ]

@@ -7,25 +7,33 @@ correlation of the two says how far the proxies can be trusted. Trials are journ
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.integers.sites import Sites
+from asrcompress.modules.swap import find_weights
 from asrcompress.ops.activation_effects import activation_effects
 from asrcompress.ops.candidates import Candidates
-from asrcompress.ops.gradients import Effect, weight_gradients
-from asrcompress.ops.linearize import keyword_gradients
+from asrcompress.ops.compress import select
+from asrcompress.ops.gradients import Effect, Taylor, weight_gradients
+from asrcompress.ops.linearize import Linearized, keyword_gradients
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import Ranges, build_observed
 from asrcompress.ops.probe_data import ProbeData, spread
+from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.sensitivity_config import ACTIVATION_CALIBRATION, SensitivityConfig
 from asrcompress.ops.trials import Trial
-from asrcompress.ops.units import Option, Unit, activation_units, group_units, weight_units
+from asrcompress.ops.units import MIN_ACTIVATION_BITS, Option, Unit, activation_units, group_units, weight_units
 
 Progress = Callable[[int, int], None]
+Stage = Callable[[str], Progress]
+BATCH_SIZE = 16  # utterances whose gradients are summed
+MIN_GROUPS = 8  # that the curvature is told from, where there are so many utterances
 Effects = dict[tuple[str, Option], Effect]
 
 
@@ -38,10 +46,21 @@ class Table:
     sizes: dict[tuple[str, Option], int]
 
 
-def find_units(source: Source, data: ProbeData, *, activations: bool) -> list[Unit]:
-    """Weights that can be packed and, if wanted, activations at the sites that one utterance passes."""
+def table_units(source: Source, data: ProbeData, config: SensitivityConfig) -> list[Unit]:
+    """The rows that a configuration asks for, each with an option or more."""
+    activations = config.activations and any(num_bits >= MIN_ACTIVATION_BITS for num_bits in config.bits)
+    return find_units(source, data, activations=activations, exclude=config.exclude)
+
+
+def find_units(source: Source, data: ProbeData, *, activations: bool, exclude: Sequence[str] = ()) -> list[Unit]:
+    """Weights that can be packed, but for those that a glob fits, and, if wanted, activations at the sites that one utterance passes.
+
+    Raises:
+        AsrCompressError: a glob fits no weight, no weight is left, or an activation is no number.
+    """
     model = build_model(source).module
-    units = weight_units(model)
+    left = {site.name for site in select(find_weights(model), QuantizeConfig(exclude=tuple(exclude)))}
+    units = [unit for unit in weight_units(model) if unit.name in left]
     if not activations:
         return units
     ranges = Ranges()
@@ -59,13 +78,32 @@ def estimate(
     units: Sequence[Unit],
     candidates: Candidates,
     config: SensitivityConfig,
-    progress: Progress = lambda done, total: None,
+    stage: Stage = lambda label: lambda done, total: None,
 ) -> Effects:
-    """The proxies of every unit and option: one pass of gradients for weights, one for activations."""
+    """The proxies of every unit and option: one pass of gradients for weights, one for activations.
+
+    Args:
+        source: of a float model.
+        data: with references.
+        units: rows.
+        candidates: codes of weights.
+        config: options.
+        stage: gives the progress of what is done now, by its name.
+
+    Raises:
+        AsrCompressError: the model has no loss on the data, or an estimate is no number.
+    """
     weights = [unit for unit in units if unit.target == "weight"]
-    gradients = keyword_gradients if source.family.TASK == "keyword" else weight_gradients
-    found = gradients(source, data, [unit.name for unit in weights], progress=progress)
+    names = [unit.name for unit in weights]
+    found: Linearized | Taylor
+    if source.family.TASK == "keyword":
+        found = keyword_gradients(source, data, names, progress=stage("gradients of weights"))
+    else:
+        batch_size = max(1, min(BATCH_SIZE, len(data.features) // MIN_GROUPS))
+        found = weight_gradients(source, data, names, batch_size=batch_size, progress=stage("gradients of weights"))
     effects: Effects = {}
+    candidates.prepare()
+    progress = stage("codes of weights")
     for number, unit in enumerate(weights):
         progress(number, len(weights))
         packed = candidates.of(unit)
@@ -75,12 +113,21 @@ def estimate(
             (unit.name, option): effect
             for option, effect in zip(packed, found.effects(unit.name, changes), strict=True)
         }
+    progress(len(weights), len(weights))
     others = [unit for unit in units if unit.target != "weight"]
     if others:
         few = part(data, ACTIVATION_CALIBRATION[source.family.TASK])
-        batch_size = max(4, -(-len(few.features) // 8))
-        slopes = activation_effects(source, few, others, config.bits, batch_size=batch_size, progress=progress)
+        bits = [num_bits for num_bits in config.bits if others[0].allows(Option(num_bits))]
+        batch_size = max(1, -(-len(few.features) // MIN_GROUPS))
+        slopes = activation_effects(
+            source, few, others, bits, batch_size=batch_size, progress=stage("gradients of activations")
+        )
         effects |= {(name, Option(bits)): effect for (name, bits), effect in slopes.items()}
+    for (name, option), effect in effects.items():
+        if not (math.isfinite(effect.loss) and math.isfinite(effect.kl)):
+            raise AsrCompressError(
+                f"{source.path}: {name}: what {option} does to it is beyond all numbers; the checkpoint is broken"
+            )
     return effects
 
 

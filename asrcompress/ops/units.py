@@ -14,6 +14,7 @@ from torch import nn
 from asrcompress.modules.swap import find_weights, swappable_modules
 
 FEED_FORWARD = re.compile(r"(^|\.)(fc[12]|w_[12]|ffn?\d?|feed_forward)(\.|$)")
+MIN_ACTIVATION_BITS = 2
 # Kinds of sites, as integers/sites.py names them, and what reports call them.
 ACTIVATION_KINDS = {
     "softmax": ("softmax",),
@@ -61,12 +62,13 @@ class Unit:
         return count
 
     def allows(self, option: Option) -> bool:
-        """Whether the option can be had at all: activations have no pattern, a weight's columns must divide into groups."""
-        if option.pattern is None:
-            return True
+        """Whether the option can be had at all: a weight's columns must divide into groups, activations have no pattern.
+
+        Nor have they one bit, which is no grid.
+        """
         if self.target != "weight":
-            return False
-        return (self.num_params // self.shape[0]) % option.pattern[1] == 0
+            return option.pattern is None and option.num_bits >= MIN_ACTIVATION_BITS
+        return option.pattern is None or (self.num_params // self.shape[0]) % option.pattern[1] == 0
 
 
 def weight_units(model: nn.Module) -> list[Unit]:
