@@ -7,14 +7,22 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
+import click
 import typer
 
 from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Threads, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
 from asrcompress.errors import AsrCompressError
 
+# Options that a table was made with.
+FROM_TABLE = (
+    "bits", "patterns", "top", "sample", "method", "level", "granularity", "sparsifier", "exclude", "limit", "calibration_limit",
+    "weights_only", "batch_size", "seed",
+)  # fmt: skip
+
 
 def sensitivity(
+    context: typer.Context,
     model: ModelArgument = None,
     data: Annotated[
         Optional[Path],
@@ -67,6 +75,12 @@ def sensitivity(
     ] = "stored",
     granularity: Annotated[str, typer.Option(help="Weights that share a scale, as for quantize.")] = "per_channel",
     sparsifier: Annotated[str, typer.Option(help="How a pattern's kept weights are chosen.")] = "sparsegpt",
+    exclude: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="Shell glob over names of weights to leave as they are; may be repeated.", show_default=False
+        ),
+    ] = None,
     limit: Annotated[
         Optional[int], typer.Option(help="Utterances to use, spread over the data. [default: all]", show_default=False)
     ] = None,
@@ -97,9 +111,10 @@ def sensitivity(
 
     \b
     Example:
-      asrcompress sensitivity samples/kws/crnn_computer.pt --data samples/kws/manifest.tsv --keyword computer \\
-        --target-size-ratio 0.2 -o kws.sensitivity.json
-      asrcompress quantize samples/kws/crnn_computer.pt --plan kws.sensitivity.plan.toml --calibrate samples/kws/manifest.tsv -o planned.safetensors
+      asrcompress sensitivity samples/kws/crnn_computer.pt --data samples/kws/manifest.tsv --split dev \\
+        --keyword computer --target-size-ratio 0.1 -o kws.sensitivity.json
+      asrcompress quantize samples/kws/crnn_computer.pt --plan kws.sensitivity.plan.toml \\
+        --calibrate samples/kws/manifest.tsv --calibration-split dev -o planned.safetensors
     """
     path = path_from_stdin("model") if model in (None, "-") else model
     if data is None:
@@ -125,6 +140,7 @@ def sensitivity(
             raise AsrCompressError(
                 f"--from {from_table}: plans; say what for with --target-size-ratio or --max-relative-wer"
             )
+        _require_not_given(context)
         result = replan(path, speech, from_table, target, **rest)
     else:
         config = SensitivityConfig(
@@ -140,6 +156,7 @@ def sensitivity(
             calibration_limit=calibration_limit,
             activations=not weights_only,
             level=level,
+            exclude=tuple(exclude or ()),
         )
         found = run(path, speech, config, target=target, **rest)
         if found is None:  # a rank that only helped
@@ -147,7 +164,7 @@ def sensitivity(
         result = found
         _show(result.record, result.chosen)
     if result.plan_path is not None:
-        _say_plan(result.plan_path, result.facts, str(path))
+        _say_plan(result.plan_path, result.facts, str(path), data, split)
     if as_json:
         emit_json(result.record)
     else:
@@ -166,14 +183,29 @@ def _show(record: dict[str, Any], chosen: dict[str, str | None] | None) -> None:
     say(render(read_sensitivity(record), chosen, width=width).rstrip("\n"))
 
 
-def _say_plan(path: Path, facts: Any, model: str) -> None:
+def _require_not_given(context: typer.Context) -> None:
+    """What the table was made with is in it: another value would be left unheard."""
+    for name in FROM_TABLE:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise AsrCompressError(
+                f"--{name.replace('_', '-')}: with --from, the table's own counts; leave it out, or make a table anew"
+            )
+
+
+def _say_plan(path: Path, facts: Any, model: str, data: Path, split: str | None) -> None:
+    from asrcompress.ops.plan_file import read_plan
+    from asrcompress.ops.recipe import QuantizeConfig
+
     quality, unit = ("wer", "WER") if "relative_wer" in facts.predicted else ("au_fa_fr", "AU FA-FR")
     relative = facts.predicted.get(f"relative_{quality}")
+    calibrate = ""
+    if QuantizeConfig(**read_plan(path).options).data_needed:
+        calibrate = f" --calibrate {data}" + (f" --calibration-split {split}" if split else "")
     say(
         f"{path}: plans {format_bytes(facts.size_bytes)}, {facts.size_bytes / facts.model_size_bytes:.2%} of the model's "
         f"{format_bytes(facts.model_size_bytes)}; on this data loss {facts.predicted['loss_change']:+.4f}"
         + (f", {unit} {relative:+.1%} relative" if relative is not None else "")
-        + f"; carry it out: asrcompress quantize {model} --plan {path} -o FILE"
+        + f"; carry it out: asrcompress quantize {model} --plan {path}{calibrate} -o FILE"
     )
 
 

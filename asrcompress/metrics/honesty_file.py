@@ -92,7 +92,9 @@ def code_table(quantized: Mapping[str, QuantizedWeight]) -> list[dict[str, Any]]
                 "max": int(codes.max()),
                 "histogram": bins.tolist(),
                 "bits_per_weight": 8 * stored / codes.numel(),
-                "pattern": pattern_name(weight.pattern) if claim_holds and weight.pattern else detect_pattern(kept(weight)),
+                "pattern": pattern_name(weight.pattern)
+                if claim_holds and weight.pattern
+                else detect_pattern(kept(weight)),
                 "kept_per_group": list(count.histogram) if count else None,
             }
         )

@@ -93,7 +93,7 @@ def weight_gradients(
         found = family.log_probs(spec, model, [data.features[position] for position in positions], targets)
         losses, tokens = negative_log_likelihood(family, spec, found, targets)
         loss = losses.sum()
-        require_loss(source, data, float(loss), 1)
+        require_loss(source, data, float(loss.detach()), 1)
         # A weight that only training uses is not reached, nor is any where all are such.
         gradients = (
             torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else [None] * len(weights)

@@ -68,7 +68,7 @@ def keyword_gradients(
         progress(begin, count)
         batch = [data.features[clip] for clip in clips[begin : begin + BATCH_SIZE]]
         pairs, difference = _run(source, model, weights, batch)
-        require_loss(source, data, float(difference.sum()), len(batch))
+        require_loss(source, data, float(difference.detach().sum()), len(batch))
         results = [out for calls in pairs.values() for _, out in calls]
         gradients = iter(torch.autograd.grad(difference.sum(), results, allow_unused=True))
         for name, calls in pairs.items():

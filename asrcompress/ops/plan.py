@@ -23,6 +23,8 @@ ROOM = 1e3
 # Nodes of the search tree after which the best choice found is taken; models of a thousand units need a fraction of it.
 NODE_LIMIT = 200_000
 MAX_ROUNDS = 30
+# What is offered next where nothing fits.
+SMALLER_BITS, SPARSER_GROUPS = (2, 1), (4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -265,12 +267,16 @@ def _explain(
     offered = {priced.option for unit in units for priced in unit.options if priced.option is not None}
     patterned = {unit.name for unit in units if any(priced.option and priced.option.pattern for priced in unit.options)}
     sparsest = min((option.pattern for option in offered if option.pattern), key=lambda p: p[0] / p[1], default=None)
-    advice = []
-    if min((option.num_bits for option in offered), default=8) > 2:
-        advice.append("--bits 2")
-    if sparsest is None or sparsest[0] / sparsest[1] > 1 / 4:
-        advice.append("--patterns 1:4")
-    helps = f"; {' or '.join(advice)} would give smaller options" if advice else "; a larger budget is needed"
+    fewest, kept = (
+        min((option.num_bits for option in offered), default=8),
+        sparsest[0] / sparsest[1] if sparsest else 1.0,
+    )
+    advice = [f"--bits {bits}" for bits in SMALLER_BITS if bits < fewest][:1]
+    advice += [f"--patterns 1:{group_m}" for group_m in SPARSER_GROUPS if 1 / group_m < kept][:1]
+    if budget_bytes < fixed_bytes or not advice:
+        helps = "; no option of the weights helps, a larger budget is needed"
+    else:
+        helps = f"; {' or '.join(advice)} would give smaller options"
     plain = [unit.name for unit in units if unit.name not in patterned]
     if patterned and plain:
         helps += f"; no pattern divides the inputs of {', '.join(plain[:3])}" + (

@@ -134,11 +134,25 @@ def test_a_budget_below_all_files_says_how_far_and_what_would_help() -> None:
     )
     assert caught.value.smallest_bytes == 750
     assert solve(units, 750, 50).size_bytes == 750
-    smallest = [UnitChoices("a", (Priced(Option(2, (1, 4)), 800, 0.0),))]
-    with pytest.raises(Infeasible, match="are no weights; a larger budget is needed$"):
-        solve(smallest, 600, 50)
     with pytest.raises(Infeasible, match="150 bytes below the smallest possible file, 750 bytes"):
         solve_exactly(units, 600, lambda choice: 750)
+
+
+@pytest.mark.parametrize(
+    ("option", "fixed_bytes", "words"),
+    [
+        (Option(8), 50, "; --bits 2 or --patterns 1:4 would give smaller options$"),
+        (Option(2), 50, "; --bits 1 or --patterns 1:4 would give smaller options$"),
+        (Option(2, (1, 4)), 50, "; --bits 1 or --patterns 1:8 would give smaller options$"),
+        (Option(1, (1, 4)), 50, "are no weights; --patterns 1:8 would give smaller options$"),
+        (Option(3, (1, 16)), 50, "are no weights; --bits 2 would give smaller options$"),
+        (Option(1, (1, 16)), 50, "are no weights; no option of the weights helps, a larger budget is needed$"),
+        (Option(8), 601, "601 bytes are no weights; no option of the weights helps, a larger budget is needed$"),
+    ],
+)
+def test_what_would_help_is_what_the_table_lacks(option: Option, fixed_bytes: int, words: str) -> None:
+    with pytest.raises(Infeasible, match=words):
+        solve([UnitChoices("a", (Priced(option, 800, 0.0),))], 600, fixed_bytes)
 
 
 @pytest.mark.parametrize("cost", [math.nan, math.inf])
