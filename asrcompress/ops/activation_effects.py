@@ -65,7 +65,8 @@ def activation_effects(
         targets = [data.targets[position] for position in positions]
         found = _log_probs(source, model, data, positions)
         losses, counts = negative_log_likelihood(source.family, source.spec, found, targets)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        if losses.requires_grad:  # not where no reference fits into its frames
+            losses.sum().backward()  # type: ignore[no-untyped-call]
         tokens[number] = int(counts.sum())
     require_loss(source, data, 0.0, int(tokens.sum()))
     progress(total, total)

@@ -107,12 +107,12 @@ def run(
             sizes = file_sizes(source, data, config, candidates, table.units, probe)
             require_reachable(table.units, table.sizes, sizes, target, size)
         trials = [Trial("float", {}, decode=True), *choose_trials(table.units, table.effects, config)]
-        baseline, *found = run_trials(trials, probe, journal, ranks, stage("trials"))
+        baseline, *found = run_trials(trials, probe, journal, ranks, stage("exact trials"))
         if ranks.rank > 0:
             return None
         results = {trial.key: measured for trial, measured in zip(trials[1:], found, strict=True)}
         record = make_record(source, data, config, table, baseline, results, batch_size=given.batch_size)
-        planned = make_plan(choices(record), sizes, probe(), target, size, stage("plan")) if target else None
+        planned = make_plan(choices(record), sizes, probe(), target, size, stage("plans")) if target else None
         return write_all(source, config, record, planned, baseline, outputs, journal, force=force)
 
 

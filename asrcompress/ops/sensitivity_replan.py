@@ -74,7 +74,7 @@ def replan(
     candidates = find_candidates(source, data, config, stage)
     probe = Probe(source, units, candidates, data, batch_size=batch_size)
     sizes = file_sizes(source, data, config, candidates, units, lambda: probe)
-    planned = make_plan(priced, sizes, probe, target, float_size_bytes(source), stage("plan"))
+    planned = make_plan(priced, sizes, probe, target, float_size_bytes(source), stage("plans"))
     facts, chosen = write_one(source, config, record, planned, probe.baseline, table_path, output, force=force)
     return SensitivityResult(output, record, output, facts, chosen)
 
