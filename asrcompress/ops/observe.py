@@ -33,13 +33,20 @@ def float_source(source: Source) -> Source:
     return replace(source, tensors=tensors, content=None)
 
 
-def build_observed(source: Source, sites: Sites, *, share: nn.Module | None = None) -> nn.Module:
+def build_observed(
+    source: Source,
+    sites: Sites,
+    *,
+    share: nn.Module | None = None,
+    weights: Mapping[str, FloatWeight] | None = None,
+) -> nn.Module:
     """The float model with a twin for every module that has one, observed by `sites`, in eval mode.
 
     Args:
         source: of a float model; see `float_source`.
         sites: that record or alter.
         share: a float model of the same source, whose parameters become the new model's: what is written into them is in both.
+        weights: of every untied weight that can be packed, to be watched; by default made here.
     """
     if sites.record is None:
         sites.record = lambda site, values: None  # sites that are neither given grids nor a recorder run on integers
@@ -47,9 +54,10 @@ def build_observed(source: Source, sites: Sites, *, share: nn.Module | None = No
     if share is not None:
         for name, parameter in model.named_parameters():
             parameter.data = share.get_parameter(name).data
-    weights = {
-        site.name: FloatWeight(model.get_parameter(site.name)) for site in find_weights(model) if not site.tied_to
-    }
+    if weights is None:
+        weights = {
+            site.name: FloatWeight(model.get_parameter(site.name)) for site in find_weights(model) if not site.tied_to
+        }
     return make_static(swap(model, weights).eval(), sites)
 
 

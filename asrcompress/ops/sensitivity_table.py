@@ -95,9 +95,11 @@ def estimate(
     """
     weights = [unit for unit in units if unit.target == "weight"]
     names = [unit.name for unit in weights]
+    others = [unit for unit in units if unit.target != "weight"]
+    bits = [num_bits for num_bits in config.bits if others and others[0].allows(Option(num_bits))]
     found: Linearized | Taylor
     if source.family.TASK == "keyword":
-        found = keyword_gradients(source, data, names, progress=stage("gradients of weights"))
+        found = keyword_gradients(source, data, names, units=others, bits=bits, progress=stage("gradients"))
     else:
         batch_size = max(1, min(BATCH_SIZE, len(data.features) // MIN_GROUPS))
         found = weight_gradients(source, data, names, batch_size=batch_size, progress=stage("gradients of weights"))
@@ -114,15 +116,17 @@ def estimate(
             for option, effect in zip(packed, found.effects(unit.name, changes), strict=True)
         }
     progress(len(weights), len(weights))
-    others = [unit for unit in units if unit.target != "weight"]
-    if others:
-        few = part(data, ACTIVATION_CALIBRATION[source.family.TASK])
-        bits = [num_bits for num_bits in config.bits if others[0].allows(Option(num_bits))]
+    if isinstance(found, Linearized):
+        slopes = found.activation_effects()
+    elif others:
+        few = part(data, ACTIVATION_CALIBRATION)
         batch_size = max(1, -(-len(few.features) // MIN_GROUPS))
         slopes = activation_effects(
             source, few, others, bits, batch_size=batch_size, progress=stage("gradients of activations")
         )
-        effects |= {(name, Option(bits)): effect for (name, bits), effect in slopes.items()}
+    else:
+        slopes = {}
+    effects |= {(name, Option(num_bits)): effect for (name, num_bits), effect in slopes.items()}
     for (name, option), effect in effects.items():
         if not (math.isfinite(effect.loss) and math.isfinite(effect.kl)):
             raise AsrCompressError(
