@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asrcompress.integers.sites import Sites
-from asrcompress.modules.swap import swap
+from asrcompress.modules.swap import find_weights, swap
 from asrcompress.modules.weight import FloatWeight
 from asrcompress.ops.gradients import Effect
 from asrcompress.ops.load import Source, build_model
@@ -71,7 +71,7 @@ def keyword_gradients(
     Args:
         source: of a keyword model.
         data: clips.
-        names: of all its weights that can be packed.
+        names: of weights that can be packed.
         units: of activations.
         bits: of their grids.
         progress: told of clips.
@@ -119,12 +119,18 @@ class Watched:
         self.source = source
         self.unit_of = {site: unit.name for unit in units for site in unit.sites}
         plain = build_model(source).module
-        self.weights = {name: FloatWeight(plain.get_parameter(name).detach()) for name in names}
+        # What has a twin is swapped whole; of that, what is named is caught.
+        swapped = {
+            site.name: FloatWeight(plain.get_parameter(site.name).detach())
+            for site in find_weights(plain)
+            if not site.tied_to
+        }
+        self.weights = {name: swapped[name] for name in names}
         self._sites = Sites()
         if units:
-            self._model = build_observed(source, self._sites, weights=self.weights)
+            self._model = build_observed(source, self._sites, weights=swapped)
         else:
-            self._model = swap(plain, self.weights).eval()
+            self._model = swap(plain, swapped).eval()
         self._model.requires_grad_(False)
         self._products: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._passed: list[tuple[str, Tensor]] = []

@@ -16,7 +16,8 @@ import torch
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.integers.sites import Sites
-from asrcompress.modules.swap import find_weights
+from asrcompress.modules.swap import find_weights, swap
+from asrcompress.modules.weight import FloatWeight
 from asrcompress.ops.activation_effects import activation_effects
 from asrcompress.ops.candidates import Candidates
 from asrcompress.ops.compress import select
@@ -56,11 +57,15 @@ def find_units(source: Source, data: ProbeData, *, activations: bool, exclude: S
     """Weights that can be packed, but for those that a glob fits, and, if wanted, activations at the sites that one utterance passes.
 
     Raises:
-        AsrCompressError: a glob fits no weight, no weight is left, or an activation is no number.
+        AsrCompressError: a glob fits no weight, no weight is left, or one of several that are only packed together, or an activation
+            is no number.
     """
     model = build_model(source).module
     left = {site.name for site in select(find_weights(model), QuantizeConfig(exclude=tuple(exclude)))}
     units = [unit for unit in weight_units(model) if unit.name in left]
+    if exclude:  # where it goes through a module that is packed whole or not at all, no plan could be carried out
+        whole = build_model(source).module
+        swap(whole, {name: FloatWeight(whole.get_parameter(name).detach()) for name in left})
     if not activations:
         return units
     ranges = Ranges()

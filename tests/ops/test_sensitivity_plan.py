@@ -148,7 +148,7 @@ def given(samples_dir: Path):
 
 @pytest.mark.parametrize("ratio", [0.1, 0.16, 1.0])
 def test_a_plan_fits_its_budget_and_quantize_meets_its_size(given: tuple, ratio: float, tmp_path: Path):
-    source, data, config, _, sizes, probe, offered = given
+    source, _, config, _, sizes, probe, offered = given
     told: list[tuple[int, int]] = []
     full = float_size_bytes(source)
     planned = make_plan(
