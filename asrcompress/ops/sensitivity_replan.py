@@ -109,7 +109,7 @@ def _choices(
         found = choices(record)
         offered = {(unit.name, priced.option) for unit in found for priced in unit.options}
         is_whole = all(priced.size_bytes > 0 for unit in found for priced in unit.options)
-    except (AsrCompressError, KeyError, TypeError) as error:
+    except (AsrCompressError, AttributeError, KeyError, TypeError) as error:
         raise AsrCompressError(
             f"{table_path}: a weight's option lacks its size or its cost; make the table anew"
         ) from error
