@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import click
 import typer
 
 from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Threads, Trust
@@ -58,6 +57,14 @@ def sensitivity(
         Optional[float],
         typer.Option(
             help="Plan the smallest file whose WER (AU FA-FR for keywords), measured on the data, rises by this fraction at most.",
+            show_default=False,
+        ),
+    ] = None,
+    objective: Annotated[
+        Optional[str],
+        typer.Option(
+            help="What a plan makes least: divergence (from the float model's output), or loss (divergence and rise of the loss, for data "
+            "that are much and like the speech that the model is for). [default: divergence]",
             show_default=False,
         ),
     ] = None,
@@ -127,7 +134,7 @@ def sensitivity(
     from asrcompress.ops.sensitivity_plan import read_target
     from asrcompress.ops.sensitivity_replan import replan
 
-    target = read_target(target_size_ratio, max_relative_wer)
+    target = read_target(target_size_ratio, max_relative_wer, objective)
     set_threads(threads)
     if trust_checkpoint:
         warn_of_trust(path)
@@ -186,7 +193,8 @@ def _show(record: dict[str, Any], chosen: dict[str, str | None] | None) -> None:
 def _require_not_given(context: typer.Context) -> None:
     """What the table was made with is in it: another value would be left unheard."""
     for name in FROM_TABLE:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
             raise AsrCompressError(
                 f"--{name.replace('_', '-')}: with --from, the table's own counts; leave it out, or make a table anew"
             )
