@@ -26,7 +26,7 @@ path { fill: none; } .grid { stroke: #d9dee4; stroke-width: 0.7; } .frame { stro
 """ + "\n".join(f".marker.{name} {{ fill: {c}; }} .whisker.{name} {{ stroke: {c}; }}" for name, c in COLOURS.items())
 
 
-def _page(svg: str, height: int, extra: str = "") -> str:
+def stand_alone(svg: str, height: int, extra: str = "") -> str:
     """An svg element of WIDTH x height made to stand alone, on white."""
     first, rest = svg.split("\n", 1)
     first = first.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" ', 1)
@@ -49,7 +49,7 @@ def sizes_plot(results: Results, labelled: dict[str, str]) -> str:
         left, top = AREA.right - 330 + 105 * index, AREA.top + 6
         legend.append(f'<circle class="marker {level}" cx="{left}" cy="{top}" r="6"/>')
         legend.append(f'<text x="{left + 11}" y="{top + 4}">{level}</text>')
-    return _page(svg, 460, "\n".join(legend))
+    return stand_alone(svg, 460, "\n".join(legend))
 
 
 def kinds_plot(results: Results) -> str:
@@ -87,7 +87,7 @@ def kinds_plot(results: Results) -> str:
     middle = (left + right) / 2
     title = "WER minus that of the float model, points, with its paired interval"
     parts += [f'<text class="title" x="{middle}" y="{bottom + 40}" text-anchor="middle">{title}</text>', "</svg>"]
-    return _page("\n".join(parts), bottom + 50)
+    return stand_alone("\n".join(parts), bottom + 50)
 
 
 def _row_marks(figures: Figures, y: float, place: Callable[[float], float], high: float) -> list[str]:

@@ -81,7 +81,7 @@ class Results:
 
 def collect(out: Path) -> dict[str, Any]:
     """The sidecars in `out`, as what results.json holds."""
-    floats = {suffix: _read(out / f"float.{suffix}.json") for suffix in EVALUATIONS}
+    floats = {suffix: read_json(out / f"float.{suffix}.json") for suffix in EVALUATIONS}
     test = floats["eval"]
     keys = ("python", "torch", "fairseq", "platform", "device", "num_threads")
     conditions = {
@@ -99,12 +99,12 @@ def collect(out: Path) -> dict[str, Any]:
     }
     runs = {}
     for run in all_runs():
-        artifact = _read(out / f"{run.name}.safetensors.json")
+        artifact = read_json(out / f"{run.name}.safetensors.json")
         found = {suffix: out / f"{run.name}.{suffix}.json" for suffix in EVALUATIONS}
         runs[run.name] = {
             "size_bytes": artifact["model"]["size_bytes"],
             "recipe": {key: artifact["recipe"][key] for key in RECIPE if key in artifact["recipe"]},
-            **{suffix: _figures(_read(path)) for suffix, path in found.items() if path.is_file()},
+            **{suffix: figures_of(read_json(path)) for suffix, path in found.items() if path.is_file()},
         }
         if "picked" in artifact["recipe"]:
             runs[run.name]["picked"] = artifact["recipe"]["picked"]
@@ -113,17 +113,19 @@ def collect(out: Path) -> dict[str, Any]:
     own = {"size_bytes": test["model"]["model_size_bytes"]}
     return {
         "conditions": conditions,
-        "float": own | {suffix: _figures(floats[suffix]) for suffix in floats},
+        "float": own | {suffix: figures_of(floats[suffix]) for suffix in floats},
         "runs": runs,
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file."""
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
 
 
-def _figures(record: dict[str, Any]) -> dict[str, Any]:
+def figures_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of an eval sidecar."""
     metrics, interval, paired = record["metrics"], record["intervals"]["wer"], record["paired"]
     figures = {
         "wer": metrics["wer"],
@@ -147,7 +149,7 @@ def write_results(record: dict[str, Any], path: Path = FILE) -> None:
 
 def read_results(path: Path = FILE) -> Results:
     """What results.json holds."""
-    return parse(_read(path))
+    return parse(read_json(path))
 
 
 def parse(record: dict[str, Any]) -> Results:

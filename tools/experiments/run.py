@@ -146,8 +146,8 @@ def run_all(runs: Sequence[Run], data: Path, out: Path) -> list[str]:
     return run_jobs({run.name: steps_of(run, data, out) for run in runs}, out)
 
 
-def run_jobs(jobs: dict[str, list[Step]], out: Path) -> list[str]:
-    """Run the steps whose outputs are not there yet; the names of those that failed."""
+def run_jobs(jobs: dict[str, list[Step]], out: Path, num_processes: int = NUM_PROCESSES) -> list[str]:
+    """Run the steps whose outputs are not there yet, so many jobs at a time; the names of those that failed."""
     left = {name: [step for step in steps if not step.output.is_file()] for name, steps in jobs.items()}
     left = {name: steps for name, steps in left.items() if steps}
     progress = Progress(out / "journal.txt", len(left))
@@ -160,7 +160,7 @@ def run_jobs(jobs: dict[str, list[Step]], out: Path) -> list[str]:
             failed.append(name)
         progress.finished(name, time.monotonic() - begin, worked=worked)
 
-    pool = ThreadPoolExecutor(NUM_PROCESSES)
+    pool = ThreadPoolExecutor(num_processes)
     try:
         for future in as_completed([pool.submit(work, name) for name in left]):
             future.result()

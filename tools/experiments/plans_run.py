@@ -1,0 +1,144 @@
+"""Run the plans and the uniform files through the command line, one process at a time, and make the page.
+
+    python -m experiments.plans_run DATA OUT [--small]      from tools/; `bash tools/plans.sh [DATA] [OUT]` does that
+
+Whatever is there is not made again, and a table that was begun goes on where it was. Files of another table or recipe are made
+anew. OUT/journal.txt says what was run and how long it took, OUT/<name>.log what the commands said. --small runs a little of
+everything and writes OUT/plans.json alone: whether it works, not what comes out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.plans import FULL, SMALL, TABLE_RATIO, Planned, Scale, Uniform, uniforms
+from experiments.run import Command, Step, asrcompress, prepare, run_jobs
+
+BATCH_SIZE = "16"
+SEEDS = {"dev": "78", "test": "77"}
+MODEL, TABLE = "checkpoint_best.pt", "table.json"
+
+
+def evaluation_tables(data: Path, out: Path) -> dict[str, Path]:
+    """What every file is evaluated on, by the suffix of its sidecar: the composed set, and the data's own."""
+    return {"eval": out / "test" / "test.tsv", "own.eval": data / "test.tsv"}
+
+
+def compose(data: Path, out: Path, split: str, num_utterances: int) -> None:
+    """A set of the data's recordings of one split, as the data's own script composes them; whole or not at all."""
+    folder = out / split
+    if folder.is_dir():
+        return
+    part = out / f"{split}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    options = ["--split", split, "--utterances", str(num_utterances), "--seed", SEEDS[split]]
+    subprocess.run([sys.executable, str(data / "make_train.py"), str(part), *options], check=True)  # noqa: S603
+    part.rename(folder)
+
+
+def evaluations(model: str | Path, data: Path, out: Path, name: str) -> list[Step]:
+    """`eval`, greedy, on every test table, beside the float model."""
+    steps = []
+    for suffix, table in evaluation_tables(data, out).items():
+        output = out / f"{name}.{suffix}.json"
+        options: list[str | Path] = ["--data", table, "--beam", "1", "--batch-size", BATCH_SIZE, "--force"]
+        if name != "float":
+            options += ["--baseline", out / f"float.{suffix}.json"]
+        steps.append(Step((asrcompress("eval", model, *options, "-o", output),), output))
+    return steps
+
+
+def table_step(data: Path, out: Path, scale: Scale) -> Step:
+    """The one sensitivity table."""
+    size = ["--top", str(scale.top), "--sample", str(scale.sample), "--target-size-ratio", str(TABLE_RATIO)]
+    output: list[str | Path] = ["--force", "-o", out / TABLE]
+    return Step((_sensitivity(data, out, *size, *output),), out / TABLE)
+
+
+def plan_steps(plan: Planned, data: Path, out: Path) -> list[Step]:
+    """A plan from the table, the file that it plans, and its evaluations."""
+    written = out / f"{plan.name}.toml"
+    size: list[str | Path] = ["--from", out / TABLE, "--target-size-ratio", str(plan.ratio)]
+    first = Step((_sensitivity(data, out, *size, "-o", written),), written)
+    return [first, *_made(plan.name, ["--plan", written], data, out)]
+
+
+def uniform_steps(uniform: Uniform, data: Path, out: Path) -> list[Step]:
+    """A uniform file and its evaluations."""
+    return _made(uniform.name, ["--config", out / f"{uniform.name}.toml"], data, out)
+
+
+def _sensitivity(data: Path, out: Path, *options: str | Path) -> Command:
+    return asrcompress("sensitivity", data / MODEL, "--data", out / "dev" / "dev.tsv", "--data-dir", data, *options)
+
+
+def _made(name: str, options: Sequence[str | Path], data: Path, out: Path) -> list[Step]:
+    artifact = out / f"{name}.safetensors"
+    calibrate: list[str | Path] = ["--calibrate", out / "dev" / "dev.tsv", "--data-dir", data]
+    command = asrcompress("quantize", data / MODEL, *options, *calibrate, "-o", artifact, "--force")
+    return [
+        Step((command,), artifact.with_name(f"{artifact.name}.json")),
+        *evaluations(artifact, data, out, name),
+    ]
+
+
+def drop_stale(plan: Planned, out: Path) -> None:
+    """Remove what was made of a plan that is not of this table."""
+    written = out / f"{plan.name}.toml"
+    sha256 = hashlib.sha256((out / TABLE).read_bytes()).hexdigest()
+    if written.is_file() and re.search(f'^sensitivity_sha256 = "{sha256}"$', written.read_text(encoding="utf-8"), re.M):
+        return
+    for old in out.glob(f"{plan.name}.*"):
+        old.unlink()
+
+
+def run_all(data: Path, out: Path, scale: Scale) -> list[str]:
+    """Run what is not done yet; the names of what failed."""
+    for split, number in (("dev", scale.num_dev), ("test", scale.num_test)):
+        compose(data, out, split, number)
+    first = {"float": evaluations(data / MODEL, data, out, "float"), "table": [table_step(data, out, scale)]}
+    failed = run_jobs(first, out, num_processes=1)
+    if failed:
+        return failed
+    for plan in scale.plans:
+        drop_stale(plan, out)
+    for uniform in uniforms():
+        prepare(uniform.run, out)
+    jobs = {plan.name: plan_steps(plan, data, out) for plan in scale.plans}
+    jobs |= {uniform.name: uniform_steps(uniform, data, out) for uniform in uniforms()}
+    return run_jobs(jobs, out, num_processes=1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0: the page is made; 1: something failed; 2: there are no data."""
+    data, out = Path(arguments[0]), Path(arguments[1])
+    is_small = "--small" in arguments
+    scale = SMALL if is_small else FULL
+    missing = [name for name in (MODEL, "make_train.py", "recordings", "test.tsv") if not (data / name).exists()]
+    if missing:
+        sys.stderr.write(
+            f"plans: {data / missing[0]} is not there; give the folder of the digits data: bash tools/plans.sh DATA\n"
+        )
+        return 2
+    out.mkdir(parents=True, exist_ok=True)
+    from experiments.page import write_page
+    from experiments.plans_results import FILE, collect, write_results
+
+    failed = run_all(data, out, scale)
+    if failed:
+        sys.stderr.write(f"plans: {len(failed)} failed: {', '.join(failed)}; see {out / failed[0]}.log\n")
+        return 1
+    write_results(collect(out, scale), out / "plans.json" if is_small else FILE)
+    if not is_small:
+        write_page()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
