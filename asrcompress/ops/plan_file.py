@@ -34,6 +34,7 @@ class PlanFacts:
     model: name of the checkpoint that it was made for. model_size_bytes: of the float model in it, to which ratios are.
     size_bytes: predicted of the whole file. budget_bytes: what it must never exceed. predicted: changes against the float
     model by name, such as loss_change (nats a token) and relative_wer. sensitivity_sha256: of the table it was made from.
+    objective: what was made least.
     """
 
     model: str
@@ -43,6 +44,7 @@ class PlanFacts:
     budget_bytes: int
     predicted: Mapping[str, float] = field(default_factory=dict)
     sensitivity_sha256: str | None = None
+    objective: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class PlanFile:
             "budget_bytes": self.facts.budget_bytes,
             **{f"predicted_{name}": value for name, value in self.facts.predicted.items()},
             "sensitivity_sha256": self.facts.sensitivity_sha256,
+            "objective": self.facts.objective,
         }
 
 
@@ -197,11 +200,12 @@ def _read_facts(path: Path, table: Any) -> PlanFacts:
         for key, value in table.items()
         if key.startswith("predicted_") and type(value) in (int, float)
     }
-    sensitivity = table.get("sensitivity_sha256")
+    sensitivity, objective = table.get("sensitivity_sha256"), table.get("objective")
     return PlanFacts(
         **{key: table[key] for key in kinds},
         predicted=predicted,
         sensitivity_sha256=sensitivity if isinstance(sensitivity, str) else None,
+        objective=objective if isinstance(objective, str) else None,
     )
 
 

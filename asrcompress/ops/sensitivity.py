@@ -112,7 +112,11 @@ def run(
             return None
         results = {trial.key: measured for trial, measured in zip(trials[1:], found, strict=True)}
         record = make_record(source, data, config, table, baseline, results, batch_size=given.batch_size)
-        planned = make_plan(choices(record), sizes, probe(), target, size, stage("plans")) if target else None
+        planned = (
+            make_plan(choices(record, target.objective), sizes, probe(), target, size, stage("plans"))
+            if target
+            else None
+        )
         return write_all(source, config, record, planned, baseline, outputs, journal, force=force)
 
 

@@ -22,7 +22,7 @@ from asrcompress.ops.units import Option, Unit
 from asrcompress.patterns import parse_pattern
 
 Progress = Callable[[int, int], None]
-CAUTION = 2.0  # what a nat of divergence counts beside a nat of loss
+OBJECTIVES = ("divergence", "loss")
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,18 @@ class Target:
     """What a plan is for: one of the two.
 
     size_ratio: of the file's bytes to those of the float model. max_relative: the largest rise of WER or AU FA-FR, measured on the
-    data of the table, as a fraction of the float model's.
+    data of the table, as a fraction of the float model's. objective: what the plan makes least, see `choices`.
     """
 
     size_ratio: float | None = None
     max_relative: float | None = None
+    objective: str = "divergence"
 
     def __post_init__(self) -> None:
         if (self.size_ratio is None) == (self.max_relative is None):
             raise ValueError("one target, and only one")
+        if self.objective not in OBJECTIVES:
+            raise AsrCompressError(f"--objective {self.objective}: use {' or '.join(OBJECTIVES)}")
         if self.size_ratio is not None and not 0 < self.size_ratio <= 1:
             raise AsrCompressError(
                 f"--target-size-ratio {self.size_ratio:g}: use a fraction above 0, up to 1, such as 0.094"
@@ -47,7 +50,7 @@ class Target:
             raise AsrCompressError(f"--max-relative-wer {self.max_relative:g}: use a fraction such as 0.02 for 2 %")
 
 
-def read_target(size_ratio: float | None, max_relative: float | None) -> Target | None:
+def read_target(size_ratio: float | None, max_relative: float | None, objective: str | None = None) -> Target | None:
     """The target of the two options, or None.
 
     Raises:
@@ -57,7 +60,13 @@ def read_target(size_ratio: float | None, max_relative: float | None) -> Target 
         raise AsrCompressError(
             "--target-size-ratio and --max-relative-wer: a plan has one target; leave one of them out"
         )
-    return None if size_ratio is None and max_relative is None else Target(size_ratio, max_relative)
+    if size_ratio is None and max_relative is None:
+        if objective is not None:
+            raise AsrCompressError(
+                f"--objective {objective}: is of a plan; say what for with --target-size-ratio or --max-relative-wer"
+            )
+        return None
+    return Target(size_ratio, max_relative, objective or OBJECTIVES[0])
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ class Planned:
     measured: Measurement
     budget_bytes: int
     points: list[tuple[Plan, Measurement]]
+    objective: str = OBJECTIVES[0]
 
 
 def float_size_bytes(source: Source) -> int:
@@ -107,21 +117,22 @@ def require_reachable(
     solve_exactly(free, int(target.size_ratio * model_size_bytes), sizes.total, original_bytes=model_size_bytes)
 
 
-def choices(record: Mapping[str, Any]) -> list[UnitChoices]:
+def choices(record: Mapping[str, Any], objective: str = "divergence") -> list[UnitChoices]:
     """The options of every weight of a table with bytes and costs, in nats a token (a clip for keywords).
 
-    An option costs what it does to the loss and, besides, twice its divergence. The loss alone would choose what suits this data by
-    chance: a fall of it is worth something only where the output moves little. The divergence alone would not see that some
-    changes do good.
+    By `divergence` an option costs how far the output moves from the float model's, in whatever direction. By `loss` a rise of the
+    loss counts besides, so that of options that move it as far one that lowers the loss is taken; that is worth something
+    where the data are much, and like the speech that the model is for.
     """
     scale = record["options"]["kl_scale"]
+
+    def cost(cell: Mapping[str, Any]) -> float:
+        rise = max(cell["cost"], 0.0) if objective == "loss" else 0.0
+        return divergence_of(cell, scale) + rise
+
     return [
         UnitChoices(
-            unit["name"],
-            tuple(
-                Priced(read_option(cell), cell["size_bytes"], cell["cost"] + CAUTION * divergence_of(cell, scale))
-                for cell in unit["options"]
-            ),
+            unit["name"], tuple(Priced(read_option(cell), cell["size_bytes"], cost(cell)) for cell in unit["options"])
         )
         for unit in record["units"]
         if unit["target"] == "weight"
@@ -198,7 +209,7 @@ def make_plan(
         plan = solve_exactly(units, budget, sizes.total, original_bytes=model_size_bytes)
         measure(plan)
         progress(most, most)
-        return Planned(plan, points[-1][1], budget, points)
+        return Planned(plan, points[-1][1], budget, points, target.objective)
     assert target.max_relative is not None  # noqa: S101 (for the type checker)
     quality = "WER" if probe.baseline.au_fa_fr is None else "AU FA-FR"
     found = smallest_within(
@@ -212,7 +223,7 @@ def make_plan(
     progress(most, most)
     measured = next(measured for plan, measured in points if plan.choice == found.plan.choice)
     # Other calibration data give scales of another type at times, so the file may take as much more as it may miss its prediction.
-    return Planned(found.plan, measured, int(found.plan.size_bytes * (1 + TOLERANCE)), points)
+    return Planned(found.plan, measured, int(found.plan.size_bytes * (1 + TOLERANCE)), points, target.objective)
 
 
 def relative_change(baseline: Measurement, measured: Measurement) -> float:
@@ -240,6 +251,7 @@ def plan_facts(planned: Planned, source: Source, baseline: Measurement, sensitiv
         budget_bytes=planned.budget_bytes,
         predicted=predicted,
         sensitivity_sha256=sensitivity_sha256,
+        objective=planned.objective,
     )
 
 

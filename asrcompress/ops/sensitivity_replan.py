@@ -70,7 +70,7 @@ def replan(
     _require_same(table_path, "speech", record["data"]["sha256"], data.sha256)
     _require_same(table_path, "keyword", record["options"].get("keyword"), data.keyword)
     units = table_units(float_source(source), data, config)
-    priced = _choices(record, units, config, table_path)
+    priced = _choices(record, units, config, table_path, target.objective)
     candidates = find_candidates(source, data, config, stage)
     probe = Probe(source, units, candidates, data, batch_size=batch_size)
     sizes = file_sizes(source, data, config, candidates, units, lambda: probe)
@@ -96,7 +96,7 @@ def _options(record: dict[str, Any], table_path: Path) -> tuple[SensitivityConfi
 
 
 def _choices(
-    record: dict[str, Any], units: Sequence[Unit], config: SensitivityConfig, table_path: Path
+    record: dict[str, Any], units: Sequence[Unit], config: SensitivityConfig, table_path: Path, objective: str
 ) -> list[UnitChoices]:
     """The options of the table's weights, which must be those that were asked for of the model's."""
     expected = {
@@ -106,7 +106,7 @@ def _choices(
         if unit.target == "weight" and unit.allows(option)
     }
     try:
-        found = choices(record)
+        found = choices(record, objective)
         offered = {(unit.name, priced.option) for unit in found for priced in unit.options}
         is_whole = all(priced.size_bytes > 0 for unit in found for priced in unit.options)
     except (AsrCompressError, AttributeError, KeyError, TypeError) as error:

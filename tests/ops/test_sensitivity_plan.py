@@ -19,7 +19,6 @@ from asrcompress.ops.quantize import Calibrate, quantize
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.sensitivity_config import SensitivityConfig
 from asrcompress.ops.sensitivity_plan import (
-    CAUTION,
     Planned,
     Target,
     choices,
@@ -56,12 +55,13 @@ RECORD = {
 }  # fmt: skip
 
 
-def test_an_option_costs_its_loss_and_its_divergence_measured_before_estimated():
+def test_an_option_costs_its_divergence_and_if_asked_its_loss_measured_before_estimated():
     (unit,) = choices(RECORD)
     assert unit.name == "w" and [each.option for each in unit.options] == [Option(8), Option(2, (1, 4))]
     assert [each.size_bytes for each in unit.options] == [80, 10]
-    assert unit.options[0].cost == pytest.approx(0.01 + CAUTION * 0.02 * 3.0)
-    assert unit.options[1].cost == pytest.approx(-0.5 + CAUTION * 0.1)
+    assert [each.cost for each in unit.options] == pytest.approx([0.02 * 3.0, 0.1])
+    (unit,) = choices(RECORD, "loss")
+    assert [each.cost for each in unit.options] == pytest.approx([0.01 + 0.02 * 3.0, 0.1])  # a fall counts for nothing
     assert divergence_of(cell("int4", 1, kl=0.0, kl_proxy=5.0), 2.0) == 0.0  # measured to be nothing
     assert read_option(cell("int3+2:4", 1)) == Option(3, (2, 4))
 
@@ -138,7 +138,7 @@ def given(samples_dir: Path):
     sizes = file_sizes(source, data, config, candidates, units)
     offered = [
         {"name": unit.name, "target": "weight", "options": [
-            cell(str(option), sizes.option(unit.name, option), cost=1.0 / option.num_bits + (0.5 if option.pattern else 0.0))
+            cell(str(option), sizes.option(unit.name, option), kl_proxy=1.0 / option.num_bits + (0.5 if option.pattern else 0.0))
             for option in config.options() if unit.allows(option)
         ]} for unit in units
     ]  # fmt: skip
