@@ -114,7 +114,8 @@ def test_the_chain_from_a_table_to_a_file_that_was_evaluated(run: Run, level: st
     result = run("sensitivity", MODEL, *SPEECH, *options, *target, "-o", "t.json")
     assert result.returncode == 0, result.stderr
     facts = read_plan("t.plan.toml").facts
-    result = run("quantize", MODEL, "--plan", "t.plan.toml", "--calibrate", SPEECH[1], "--calibration-split", "dev", "-o", "q.safetensors")  # fmt: skip
+    calibrate = ["--calibrate", SPEECH[1], "--calibration-split", "dev"]
+    result = run("quantize", MODEL, "--plan", "t.plan.toml", *calibrate, "-o", "q.safetensors")
     assert result.returncode == 0, result.stderr
     size = Path("q.safetensors").stat().st_size
     print(f"{level}: {facts.size_bytes} bytes predicted, {size} written, budget {facts.budget_bytes}")

@@ -1,0 +1,82 @@
+"""The progress line: on a terminal, after two seconds, with an estimate of what is left, and gone at the end."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from asrcompress.cli import output
+
+
+class Screen(io.StringIO):
+    """stderr that is a terminal or not, beside a clock that stands until it is moved."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        super().__init__()
+        self.is_terminal, self.now = is_terminal, 1000.0
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+    def new(self) -> str:
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    found = Screen(True)
+    monkeypatch.setattr(sys, "stderr", found)
+    monkeypatch.setattr(output.time, "monotonic", lambda: found.now)
+    return found
+
+
+def test_quick_work_shows_nothing(screen: Screen) -> None:
+    update = output.progress_bar("trials")
+    for done in range(10):
+        update(done, 10)
+        screen.now += 0.2
+    update(10, 10)
+    assert screen.getvalue() == ""
+
+
+def test_slow_work_shows_what_is_done_and_what_is_left_and_is_wiped(screen: Screen) -> None:
+    update = output.progress_bar("trials")
+    update(0, 100)
+    screen.now += 3
+    update(0, 100)  # nothing is known of the rate
+    assert screen.new() == ""
+    screen.now += 7
+    update(10, 100)
+    assert screen.new() == "\r\x1b[Ktrials [##......................] 10/100, 1:30 left"
+    screen.now += 0.1
+    update(11, 100)  # too soon to be read
+    assert screen.new() == ""
+    screen.now += 9.9
+    update(20, 100)
+    assert screen.new().endswith("20/100, 1:20 left")
+    update(100, 100)
+    assert screen.new() == "\r\x1b[K"
+
+
+def test_what_an_earlier_run_did_does_not_count_for_the_rate(screen: Screen) -> None:
+    update = output.progress_bar("trials")
+    update(80, 100)
+    screen.now += 10
+    update(80, 100)
+    assert screen.new() == ""
+    update(90, 100)
+    assert screen.new().endswith("90/100, 0:10 left")
+
+
+def test_without_a_terminal_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Screen(False)
+    monkeypatch.setattr(sys, "stderr", found)
+    update = output.progress_bar("trials")
+    monkeypatch.setattr(output.time, "monotonic", lambda: 1e9)
+    update(1, 2)
+    assert found.getvalue() == ""
