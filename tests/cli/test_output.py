@@ -27,24 +27,26 @@ class Screen(io.StringIO):
         return text
 
 
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    found = Screen(True)
+def watch(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool = True) -> Screen:
+    """Called by each test: between fixtures and tests pytest puts its own stderr in place."""
+    found = Screen(is_terminal)
     monkeypatch.setattr(sys, "stderr", found)
     monkeypatch.setattr(output.time, "monotonic", lambda: found.now)
     return found
 
 
-def test_quick_work_shows_nothing(screen: Screen) -> None:
+def test_quick_work_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = watch(monkeypatch)
     update = output.progress_bar("trials")
     for done in range(10):
         update(done, 10)
-        screen.now += 0.2
+        screen.now += 0.19
     update(10, 10)
-    assert screen.getvalue() == ""
+    assert sys.stderr is screen and screen.getvalue() == ""
 
 
-def test_slow_work_shows_what_is_done_and_what_is_left_and_is_wiped(screen: Screen) -> None:
+def test_slow_work_shows_what_is_done_and_what_is_left_and_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = watch(monkeypatch)
     update = output.progress_bar("trials")
     update(0, 100)
     screen.now += 3
@@ -63,7 +65,8 @@ def test_slow_work_shows_what_is_done_and_what_is_left_and_is_wiped(screen: Scre
     assert screen.new() == "\r\x1b[K"
 
 
-def test_what_an_earlier_run_did_does_not_count_for_the_rate(screen: Screen) -> None:
+def test_what_an_earlier_run_did_does_not_count_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = watch(monkeypatch)
     update = output.progress_bar("trials")
     update(80, 100)
     screen.now += 10
@@ -74,9 +77,9 @@ def test_what_an_earlier_run_did_does_not_count_for_the_rate(screen: Screen) -> 
 
 
 def test_without_a_terminal_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Screen(False)
-    monkeypatch.setattr(sys, "stderr", found)
+    screen = watch(monkeypatch, is_terminal=False)
     update = output.progress_bar("trials")
-    monkeypatch.setattr(output.time, "monotonic", lambda: 1e9)
+    update(0, 2)
+    screen.now += 100
     update(1, 2)
-    assert found.getvalue() == ""
+    assert screen.getvalue() == ""
