@@ -1,7 +1,8 @@
 """What fewer bits of activations would do to the loss, told from gradients: as gradients.py does for weights.
 
 The change at a site is what its grid of few bits leaves of the values, less the values; its slope is the sum of change times
-gradient over an utterance. Rounding moves a loss up and down by chance, so that a few utterances tell what it costs.
+gradient over an utterance. What a grid does to a loss is mostly chance, and another set's chance is another: the slopes are of all
+the data.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from asrcompress.ops.probe_data import ProbeData, require_loss
 from asrcompress.ops.units import Unit
 
 Progress = Callable[[int, int], None]
+NUM_RANGED = 64  # utterances that ranges are from, as in calibration
 
 
 def activation_effects(
@@ -32,7 +34,7 @@ def activation_effects(
     batch_size: int = 4,
     progress: Progress = lambda done, total: None,
 ) -> dict[tuple[str, int], Effect]:
-    """One pass forward for the ranges of every site, one forward and back for the slopes.
+    """A few utterances forward for the ranges of every site, one pass over all forward and back for the slopes.
 
     Args:
         source: of a float model.
@@ -50,17 +52,18 @@ def activation_effects(
     """
     ranges = Ranges()
     batches = by_length(data.features, batch_size)
-    total = 2 * len(batches)
+    ranged = batches[:: max(1, len(batches) * batch_size // NUM_RANGED)]
+    total = len(ranged) + len(batches)
     with torch.no_grad():
         model = build_observed(source, Sites(alter=ranges))
-        for number, positions in enumerate(batches):
+        for number, positions in enumerate(ranged):
             progress(number, total)
             _log_probs(source, model, data, positions)
     slopes = Slopes(units, bits, ranges, len(batches))
     model = build_observed(source, Sites(alter=slopes)).requires_grad_(False)
     tokens = torch.zeros(len(batches), dtype=torch.float64)
     for number, positions in enumerate(batches):
-        progress(len(batches) + number, total)
+        progress(len(ranged) + number, total)
         slopes.group = number
         targets = [data.targets[position] for position in positions]
         found = _log_probs(source, model, data, positions)

@@ -14,8 +14,6 @@ from asrcompress.quantizers import needs_statistics, supported_bits
 from asrcompress.quantizers.support import require_bits
 from asrcompress.sparsifiers import needs_statistics as sparsifier_needs_statistics
 
-ACTIVATION_CALIBRATION = 32  # utterances that slopes of activations are told from, of transcribers
-
 
 @dataclass(frozen=True)
 class SensitivityConfig:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -25,9 +25,9 @@ from asrcompress.ops.gradients import Effect, Taylor, weight_gradients
 from asrcompress.ops.linearize import Linearized, keyword_gradients
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import Ranges, build_observed
-from asrcompress.ops.probe_data import ProbeData, spread
+from asrcompress.ops.probe_data import ProbeData
 from asrcompress.ops.recipe import QuantizeConfig
-from asrcompress.ops.sensitivity_config import ACTIVATION_CALIBRATION, SensitivityConfig
+from asrcompress.ops.sensitivity_config import SensitivityConfig
 from asrcompress.ops.trials import Trial
 from asrcompress.ops.units import MIN_ACTIVATION_BITS, Option, Unit, activation_units, group_units, weight_units
 
@@ -103,10 +103,10 @@ def estimate(
     others = [unit for unit in units if unit.target != "weight"]
     bits = [num_bits for num_bits in config.bits if others and others[0].allows(Option(num_bits))]
     found: Linearized | Taylor
+    batch_size = max(1, min(BATCH_SIZE, len(data.features) // MIN_GROUPS))
     if source.family.TASK == "keyword":
         found = keyword_gradients(source, data, names, units=others, bits=bits, progress=stage("gradients"))
     else:
-        batch_size = max(1, min(BATCH_SIZE, len(data.features) // MIN_GROUPS))
         found = weight_gradients(source, data, names, batch_size=batch_size, progress=stage("gradients of weights"))
     effects: Effects = {}
     candidates.prepare()
@@ -124,10 +124,8 @@ def estimate(
     if isinstance(found, Linearized):
         slopes = found.activation_effects()
     elif others:
-        few = part(data, ACTIVATION_CALIBRATION)
-        batch_size = max(1, -(-len(few.features) // MIN_GROUPS))
         slopes = activation_effects(
-            source, few, others, bits, batch_size=batch_size, progress=stage("gradients of activations")
+            source, data, others, bits, batch_size=batch_size, progress=stage("gradients of activations")
         )
     else:
         slopes = {}
@@ -138,18 +136,6 @@ def estimate(
                 f"{source.path}: {name}: what {option} does to it is beyond all numbers; the checkpoint is broken"
             )
     return effects
-
-
-def part(data: ProbeData, limit: int) -> ProbeData:
-    """Some utterances of the data, evenly spread."""
-    chosen = spread([position for position, frames in enumerate(data.features) if len(frames)], limit)
-    return replace(
-        data,
-        features=tuple(data.features[position] for position in chosen),
-        targets=tuple(data.targets[position] for position in chosen),
-        references=data.references and tuple(data.references[position] for position in chosen),
-        labels=data.labels and tuple(data.labels[position] for position in chosen),
-    )
 
 
 def choose_trials(units: Sequence[Unit], effects: Effects, config: SensitivityConfig) -> list[Trial]:

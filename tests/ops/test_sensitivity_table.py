@@ -15,7 +15,7 @@ from asrcompress.ops.gradients import Effect
 from asrcompress.ops.load import Source, build_model, open_source
 from asrcompress.ops.probe_data import ProbeData, read_probe_data
 from asrcompress.ops.sensitivity_config import SensitivityConfig
-from asrcompress.ops.sensitivity_table import cell_key, choose_trials, estimate, find_units, part, table_units
+from asrcompress.ops.sensitivity_table import cell_key, choose_trials, estimate, find_units, table_units
 from asrcompress.ops.units import Option, Unit, weight_units
 
 Given = tuple[Source, ProbeData]
@@ -146,17 +146,6 @@ def test_an_estimate_that_is_no_number_is_an_error(kws: Given, monkeypatch: pyte
     monkeypatch.setattr("asrcompress.ops.sensitivity_table.keyword_gradients", lambda *a, **k: Found())
     with pytest.raises(AsrCompressError, match="classifier.weight: what int8 does to it is beyond all numbers"):
         estimated(kws, bits=(8,), patterns=(), activations=False)
-
-
-def test_a_part_is_spread_and_has_no_utterance_without_frames():
-    frames = tuple(torch.full((length, 1), float(length)) for length in (4, 0, 1, 2, 0, 3))
-    targets = tuple(torch.tensor([index]) for index in range(6))
-    data = ProbeData(frames, targets, tuple("abcdef"), None, "x", "y")
-    found = part(data, 2)
-    assert [len(each) for each in found.features] == [4, 2]
-    assert [int(each) for each in found.targets] == [0, 3] and found.references == ("a", "d")
-    assert found.labels is None
-    assert part(data, 99).references == ("a", "c", "d", "f")
 
 
 # ---------------------------------------------------------------- trials
