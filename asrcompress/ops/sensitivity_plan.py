@@ -211,6 +211,7 @@ def make_plan(
         progress(most, most)
         return Planned(plan, points[-1][1], budget, points, target.objective)
     assert target.max_relative is not None  # noqa: S101 (for the type checker)
+    before = probe.baseline.wer if probe.baseline.au_fa_fr is None else probe.baseline.au_fa_fr
     quality = "WER" if probe.baseline.au_fa_fr is None else "AU FA-FR"
     found = smallest_within(
         units,
@@ -218,7 +219,7 @@ def make_plan(
         measure,
         target.max_relative,
         exact_size=sizes.total,
-        what=f"relative change of {quality}",
+        what=f"relative change of {quality}" + ("" if before else ", which is 0 in float on this data,"),
     )
     progress(most, most)
     measured = next(measured for plan, measured in points if plan.choice == found.plan.choice)

@@ -293,7 +293,7 @@ def test_a_damaged_table_is_one_line(name: str, whole: Path, tmp_path: Path):
     damages()[name](record)
     (tmp_path / "d.json").write_text(json.dumps(record))
     with pytest.raises(AsrCompressError) as caught:
-        replan(KWS, CLIPS, tmp_path / "d.json", TARGET, output=tmp_path / "p.toml")
+        replan(KWS, CLIPS, tmp_path / "d.json", Target(0.15, objective="loss"), output=tmp_path / "p.toml")
     assert str(caught.value).startswith(f"{tmp_path / 'd.json'}: ") and "\n" not in str(caught.value)
     assert not (tmp_path / "p.toml").exists()
 

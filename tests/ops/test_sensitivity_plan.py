@@ -196,6 +196,18 @@ def test_a_limit_that_no_plan_keeps_says_what_was_measured(given: tuple):
         make_plan(worst, sizes, probe, Target(max_relative=0.0), float_size_bytes(source))
 
 
+def test_where_the_float_model_makes_no_error_any_is_too_many(given: tuple):
+    class Perfect:
+        baseline = Measurement(0.1, 0.0, 0, 50)
+
+        def measure(self, changes: dict, *, decode: bool) -> Measurement:
+            return Measurement(0.2, 0.1, 1, 50)
+
+    words = r"relative change of WER, which is 0 in float on this data, \+0.02 is out of reach: .* measured at \+inf; add"
+    with pytest.raises(AsrCompressError, match=words):
+        make_plan(given[6], given[4], Perfect(), Target(max_relative=0.02), 281_772)
+
+
 def test_a_budget_out_of_reach_is_found_from_sizes_alone(given: tuple, monkeypatch: pytest.MonkeyPatch):
     source, _, config, units, sizes, _, _ = given
     bytes_of = {
