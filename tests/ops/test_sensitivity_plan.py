@@ -203,7 +203,9 @@ def test_where_the_float_model_makes_no_error_any_is_too_many(given: tuple):
         def measure(self, changes: dict, *, decode: bool) -> Measurement:
             return Measurement(0.2, 0.1, 1, 50)
 
-    words = r"relative change of WER, which is 0 in float on this data, \+0.02 is out of reach: .* measured at \+inf; add"
+    words = (
+        r"relative change of WER, which is 0 in float on this data, \+0.02 is out of reach: .* measured at \+inf; add"
+    )
     with pytest.raises(AsrCompressError, match=words):
         make_plan(given[6], given[4], Perfect(), Target(max_relative=0.02), 281_772)
 
