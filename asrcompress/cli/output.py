@@ -14,7 +14,8 @@ PROGRESS_AFTER_S = 2.0
 
 
 def say(message: str) -> None:
-    """A line for the person, on stderr."""
+    """A line for the person, on stderr; a line of progress that is there goes first."""
+    _wipe()
     print(message, file=sys.stderr)
 
 
@@ -59,29 +60,36 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
     """A progress line with an estimate, on a terminal and only once the work takes over two seconds."""
     if not sys.stderr.isatty():
         return lambda done, total: None
-    begin = time.monotonic()
-    first: int | None = None  # what was done before this run took none of its time
-    shown = 0.0
+    # When work began, and what was done by then, which took none of its time; when the line was written last.
+    begin, first, shown = 0.0, -1, 0.0
 
     def update(done: int, total: int) -> None:
-        nonlocal first, shown
+        nonlocal begin, first, shown
         now = time.monotonic()
-        first = done if first is None else first
+        if first < 0:
+            begin, first = now, done
         if done >= total:
-            if shown:
-                sys.stderr.write("\r\x1b[K")
-                sys.stderr.flush()
-            return
-        if done > first and now - begin > PROGRESS_AFTER_S and now - shown > 0.2:
+            _wipe()
+        elif done > first and now - begin > PROGRESS_AFTER_S and now - shown > 0.2:
             shown = now
             left = (now - begin) / (done - first) * (total - done)
             filled = 24 * done // total
-            sys.stderr.write(
-                f"\r\x1b[K{label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}, {_duration(left)} left"
-            )
+            _wipe()
+            _line.append(f"{label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}, {_duration(left)} left")
+            sys.stderr.write(_line[0])
             sys.stderr.flush()
 
     return update
+
+
+_line: list[str] = []  # of progress, where one is on the screen
+
+
+def _wipe() -> None:
+    if _line:
+        _line.clear()
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
 
 
 def _duration(seconds: float) -> str:

@@ -130,7 +130,7 @@ def sensitivity(
     from asrcompress.ops.load import set_threads
     from asrcompress.ops.sensitivity import run
     from asrcompress.ops.sensitivity_config import SensitivityConfig
-    from asrcompress.ops.sensitivity_files import SensitivityData
+    from asrcompress.ops.sensitivity_files import SensitivityData, journal_files
     from asrcompress.ops.sensitivity_plan import read_target
     from asrcompress.ops.sensitivity_replan import replan
 
@@ -165,7 +165,11 @@ def sensitivity(
             level=level,
             exclude=tuple(exclude or ()),
         )
-        found = run(path, speech, config, target=target, **rest)
+        try:
+            found = run(path, speech, config, target=target, **rest)
+        except (KeyboardInterrupt, SystemExit):
+            _say_kept(journal_files(path, output))
+            raise
         if found is None:  # a rank that only helped
             return
         result = found
@@ -176,6 +180,11 @@ def sensitivity(
         emit_json(result.record)
     else:
         emit(str(result.path))
+
+
+def _say_kept(journal: list[Path]) -> None:
+    if journal and os.environ.get("RANK", "0") == "0":
+        say(f"{journal[0]}: keeps what was measured; the same command goes on from there")
 
 
 def _bar(label: str) -> Any:

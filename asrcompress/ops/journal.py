@@ -48,12 +48,19 @@ class Journal:
 
     def files(self) -> list[Path]:
         """The files of all ranks that are there."""
-        return _files(self.base)
+        return self.files_of(self.base)
+
+    @staticmethod
+    def files_of(base: str | Path) -> list[Path]:
+        """The files of all ranks of a journal, in order."""
+        base = Path(base)
+        found = base.parent.glob(f"{_escaped(base.name)}.rank*.jsonl")
+        return sorted(path for path in found if SUFFIX.fullmatch(path.name.removeprefix(base.name)))
 
     @staticmethod
     def peek(base: str | Path, key: str) -> Any:
         """One result of a journal, whatever its inputs; None where it is not there, or the journal cannot be read."""
-        for path in _files(Path(base)):
+        for path in Journal.files_of(base):
             with suppress(OSError, ValueError, RecursionError):
                 for line in path.read_bytes().split(b"\n")[:-1]:
                     entry = json.loads(line)
@@ -116,11 +123,6 @@ class Journal:
                     f"{path}: is the journal of a run with another model, other data or options; remove it, or use another -o"
                 )
         return found
-
-
-def _files(base: Path) -> list[Path]:
-    found = base.parent.glob(f"{_escaped(base.name)}.rank*.jsonl")
-    return sorted(path for path in found if SUFFIX.fullmatch(path.name.removeprefix(base.name)))
 
 
 def _append(path: Path, line: str) -> None:

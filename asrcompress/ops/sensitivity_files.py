@@ -102,6 +102,11 @@ def write_all(
     return result
 
 
+def journal_files(model: str | Path, output: str | Path | None) -> list[Path]:
+    """What a run of these that was broken off left, to go on from."""
+    return Journal.files_of(Outputs.beside(Path(model), output, has_plan=False).journal)
+
+
 def were_being_written(outputs: Outputs) -> bool:
     """Whether the files that are there are what a run left that was killed while it wrote them.
 

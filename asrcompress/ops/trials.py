@@ -61,8 +61,8 @@ def run_trials(
     own, known = left[ranks.rank :: ranks.size], len(found)
     new: dict[str, dict[str, float | int | None]] = {}
     for trial in own:
-        progress(min(known + len(new) * ranks.size, len(trials)), len(trials))
         probe = probe if isinstance(probe, Probe) else probe()
+        progress(min(known + len(new) * ranks.size, len(trials)), len(trials))
         new[trial.key] = probe.measure(trial.changes, decode=trial.decode).to_json()
         journal.add(trial.key, new[trial.key])
         ranks.beat()

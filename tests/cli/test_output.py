@@ -54,15 +54,41 @@ def test_slow_work_shows_what_is_done_and_what_is_left_and_is_wiped(monkeypatch:
     assert screen.new() == ""
     screen.now += 7
     update(10, 100)
-    assert screen.new() == "\r\x1b[Ktrials [##......................] 10/100, 1:30 left"
+    assert screen.new() == "trials [##......................] 10/100, 1:30 left"
     screen.now += 0.1
     update(11, 100)  # too soon to be read
     assert screen.new() == ""
     screen.now += 9.9
     update(20, 100)
-    assert screen.new().endswith("20/100, 1:20 left")
+    assert screen.new() == "\r\x1b[Ktrials [####....................] 20/100, 1:20 left"
     update(100, 100)
     assert screen.new() == "\r\x1b[K"
+    update(100, 100)
+    assert screen.new() == ""
+
+
+def test_time_counts_from_when_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = watch(monkeypatch)
+    update = output.progress_bar("trials")
+    screen.now += 100  # what is prepared for it
+    update(0, 10)
+    screen.now += 5
+    update(5, 10)
+    assert screen.new().endswith("5/10, 0:05 left")
+    update(10, 10)
+
+
+def test_a_message_does_not_stand_behind_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = watch(monkeypatch)
+    update = output.progress_bar("trials")
+    update(0, 10)
+    screen.now += 5
+    update(5, 10)
+    screen.new()
+    output.say("interrupted")
+    assert screen.new() == "\r\x1b[Kinterrupted\n"
+    output.say("again")
+    assert screen.new() == "again\n"
 
 
 def test_what_an_earlier_run_did_does_not_count_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +100,7 @@ def test_what_an_earlier_run_did_does_not_count_for_the_rate(monkeypatch: pytest
     assert screen.new() == ""
     update(90, 100)
     assert screen.new().endswith("90/100, 0:10 left")
+    update(100, 100)
 
 
 def test_without_a_terminal_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

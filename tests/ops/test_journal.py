@@ -54,6 +54,19 @@ def test_wherever_the_file_is_cut_whole_lines_count_and_work_goes_on(tmp_path: P
         (tmp_path / "s.json.rank1.jsonl").unlink(missing_ok=True)
 
 
+def test_a_look_into_a_journal_minds_neither_inputs_nor_damage(tmp_path: Path) -> None:
+    base = tmp_path / "s.json"
+    assert Journal.peek(base, "one") is None and Journal.files_of(base) == []
+    path = written(base, rank=2).path
+    assert Journal.peek(base, "one") == RESULTS["one"] and Journal.peek(base, "none") is None
+    assert Journal.files_of(base) == [path]
+    whole = path.read_bytes()
+    for text in (whole + b'{"key": "torn", "res', whole + b"[1]\n", whole + b"\xff\n", b'"x"\n' + whole):
+        path.write_bytes(text)
+        assert Journal.peek(base, "one") == RESULTS["one"]
+        assert Journal.peek(base, "torn") is None
+
+
 def test_a_journal_of_other_inputs_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "s.json").path
     before = path.read_bytes()
