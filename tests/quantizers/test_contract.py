@@ -14,7 +14,9 @@ from asrcompress.quantizers import QUANTIZERS, get_quantizer, needs_statistics, 
 from asrcompress.quantizers.statistics import InputStatistics
 
 GRANULARITIES = ["per_tensor", "per_channel", "per_group:1", "per_group:4"]
-SYMMETRIC = [method for method in sorted(QUANTIZERS) if method not in ("asymmetric", "gptq_asymmetric", "gptq_ls", "auto")]
+SYMMETRIC = [
+    method for method in sorted(QUANTIZERS) if method not in ("asymmetric", "gptq_asymmetric", "gptq_ls", "auto")
+]
 every_method = pytest.mark.parametrize("method", sorted(QUANTIZERS))
 every_grid = pytest.mark.parametrize(
     ("method", "num_bits", "granularity"),
