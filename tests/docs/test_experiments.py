@@ -1,4 +1,4 @@
-"""docs/experiments.md is what its script makes of results.json, and the script runs what it says it runs."""
+"""docs/experiments.md is what its scripts make of the results, and the script runs what it says it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULTS = results.read_results()
 
 def test_the_page_and_its_plots_are_made_from_the_results() -> None:
     made = page.render()
-    assert set(made) == {"experiments.md", "experiments/sizes.svg", "experiments/kinds.svg"}
+    assert set(made) == {"experiments.md", "experiments/sizes.svg", "experiments/kinds.svg", "experiments/plans.svg"}
     for name, text in made.items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"{name}: run python -m experiments.page in tools/"
 

@@ -1,4 +1,4 @@
-"""Make docs/experiments.md and docs/experiments/*.svg of docs/experiments/results.json, and of nothing else.
+"""Make docs/experiments.md and docs/experiments/*.svg of docs/experiments/*.json, and of nothing else.
 
 python -m experiments.page              writes them (from tools/)
 python -m experiments.page --check      says whether they are up to date (exit 1 if not)
@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import sys
 
-from experiments import tables
+from experiments import costs, plans_results, tables
 from experiments.best import CRITERIA, SCOPES, winners
 from experiments.findings import findings
 from experiments.plan import all_runs
+from experiments.plans_plot import fronts_plot
+from experiments.plans_section import section
 from experiments.plots import MOST_POINTS, MOST_WER, kinds_plot, sizes_plot
 from experiments.results import ROOT, Results, read_results
 from experiments.run import recipe_text
 
 PAGE = """\
-<!-- made by tools/experiments.sh from docs/experiments/results.json; do not edit -->
+<!-- made by tools/experiments.sh and tools/plans.sh from docs/experiments/*.json; do not edit -->
 # Experiments
 
 What bits, granularity, method and level cost in word error rate and save in file size, what single kinds of layers cost when
-they alone go to few bits, and which strategy is best: for one model, measured.
+they alone go to few bits, which strategy is best, and what plans made from a sensitivity table gain: for one model, measured.
 
 {conditions}
 
@@ -82,14 +84,15 @@ The winners' recipes, for `asrcompress quantize --config`:
 bash tools/experiments.sh ../shared/data/digits build/experiments
 ```
 
-runs all of it through the command line (`asrcompress quantize --config ... | asrcompress eval ...`), two processes at a time, and
+runs all of this through the command line (`asrcompress quantize --config ... | asrcompress eval ...`), two processes at a time, and
 writes [results.json](experiments/results.json) from the sidecars, and the plots and this page from that. What is done already is not run again.
-"""
+
+{plans}"""
 
 
 def render() -> dict[str, str]:
     """File names below docs/ and their text."""
-    results = read_results()
+    results, plans = read_results(), plans_results.read_results()
     runs = {run.name: run for run in all_runs()}
     found = winners(results)
     chosen = {run.name: run for run in found.values()}
@@ -108,12 +111,14 @@ def render() -> dict[str, str]:
         best=_best(results),
         strategies=tables.best_table(results, list(shown.values())),
         recipes=recipes,
+        plans=section(plans, _costs()),
     )
     labels = {name: name.removeprefix("weights-") for name in chosen}
     return {
         "experiments.md": text,
         "experiments/sizes.svg": sizes_plot(results, labels),
         "experiments/kinds.svg": kinds_plot(results),
+        "experiments/plans.svg": fronts_plot(plans),
     }
 
 
@@ -130,6 +135,10 @@ def _conditions(results: Results) -> str:
         f"{interval['num_resamples']:,} draws over utterances, paired ones over the same utterances for both models. asrcompress "
         f"{given['asrcompress']}, torch {environment['torch']}, {environment['device'].upper()}."
     )
+
+
+def _costs() -> str:
+    return costs.section(costs.read_costs()) if costs.FILE.is_file() else ""
 
 
 def _best(results: Results) -> str:

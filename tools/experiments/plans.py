@@ -19,21 +19,29 @@ RATIOS = (
     0.078,
     0.072,
 )  # of the float model's bytes; most lie just below a uniform file
-TABLE_RATIO = 0.094  # the plan that is made along with the table
+FEW_RATIOS = (0.103, 0.094, 0.078)  # planned from the table of few utterances
+TABLE_RATIO = 0.094  # the plan that is made along with a table
+OBJECTIVES = ("divergence", "loss")
 DENSE, TWO_OF_FOUR, ONE_OF_FOUR, AUTO = "gptq_ls", "gptq_ls, 2:4", "gptq_ls, 1:4", "auto"
 FAMILIES = (DENSE, TWO_OF_FOUR, ONE_OF_FOUR, AUTO)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan for a file of this fraction of the float model's bytes."""
+    """A plan for a file of this fraction of the float model's bytes.
+
+    objective: what it makes least. is_few: from the table that is made with the data's own, small dev set.
+    """
 
     ratio: float
+    objective: str = OBJECTIVES[0]
+    is_few: bool = False
 
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"plan-{round(1000 * self.ratio):03d}"
+        loss = "-loss" if self.objective == "loss" else ""
+        return f"plan{'-few' if self.is_few else ''}{loss}-{round(1000 * self.ratio):03d}"
 
     @property
     def label(self) -> str:
@@ -76,22 +84,27 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is run: utterances to plan with and to test on, how many cells are measured, the sizes planned for."""
+    """How much is run: utterances to plan with and to test on, how many cells are measured, the sizes planned for.
+
+    few_ratios: sizes planned for with the data's own dev set.
+    """
 
     num_dev: int
     num_test: int
     top: int
     sample: int
     ratios: tuple[float, ...]
+    few_ratios: tuple[float, ...]
 
     @property
     def plans(self) -> list[Planned]:
-        """From the largest."""
-        return [Planned(ratio) for ratio in self.ratios]
+        """By objective, from the largest; those of few utterances last."""
+        found = [Planned(ratio, objective) for objective in OBJECTIVES for ratio in self.ratios]
+        return found + [Planned(ratio, objective, True) for objective in OBJECTIVES for ratio in self.few_ratios]
 
 
-FULL = Scale(1000, 2000, 8, 24, RATIOS)
-SMALL = Scale(60, 100, 1, 3, (0.103, 0.094))  # whether everything runs, in minutes; its figures mean nothing
+FULL = Scale(1000, 2000, 8, 24, RATIOS, FEW_RATIOS)
+SMALL = Scale(60, 100, 1, 3, (0.103, 0.094), (0.094,))  # whether everything runs, in minutes; its figures mean nothing
 
 
 def uniforms() -> list[Uniform]:

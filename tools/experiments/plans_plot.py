@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
+from statistics import fmean
 
 from asrcompress.report.svg import AREA, CHARACTER_WIDTH, HEIGHT, RADIUS, WIDTH, Box, linear_ticks, place_labels
-from experiments.plans import AUTO, DENSE, ONE_OF_FOUR, TWO_OF_FOUR, Planned, uniforms
-from experiments.plans_results import Plans
+from experiments.plans import AUTO, DENSE, OBJECTIVES, ONE_OF_FOUR, TWO_OF_FOUR, uniforms
+from experiments.plans_results import Made, Plans
 from experiments.plots import stand_alone
 from experiments.results import Figures
 from experiments.tables import percent
 
-LEAST_WER, MOST_WER = 0.03, 0.09  # of the plot; what lies beyond is an arrow with its figure
+LEAST_WER, MOST_WER = 0.03, 0.075  # of the plot; what lies beyond is an arrow with its figure
 SIZES = (5, 6, 7, 8, 10, 12, 15, 20, 25, 30)  # ticks, in per cent of the float model
-APART = 11.0  # of markers, in SVG units: nearer ones are moved sideways
-PLAN = "plans"
-COLOURS = {PLAN: "#2563eb", DENSE: "#b45309", TWO_OF_FOUR: "#15803d", ONE_OF_FOUR: "#a21caf", AUTO: "#5b6470"}
+APART = 10.0  # of markers, in SVG units: nearer ones are moved apart sideways
+PLAN, LOSS = OBJECTIVES
+COLOURS = {
+    PLAN: "#2563eb",
+    LOSS: "#0e7490",
+    DENSE: "#b45309",
+    TWO_OF_FOUR: "#15803d",
+    ONE_OF_FOUR: "#a21caf",
+    AUTO: "#5b6470",
+}
 LEGEND = {
-    PLAN: "plans, from one table",
+    PLAN: "plans",
+    LOSS: "plans, --objective loss",
     DENSE: "uniform, gptq_ls",
     TWO_OF_FOUR: "uniform, gptq_ls, 2:4",
     ONE_OF_FOUR: "uniform, gptq_ls, 1:4",
@@ -51,7 +60,7 @@ class Dot:
 
     @property
     def text(self) -> str:
-        """Its label: with the figure where the plot does not show it."""
+        """Its label, if it has one: with the figure where the plot does not show it."""
         return f"{self.label}: {percent(self.figures.wer)}" if self.is_beyond else self.label
 
 
@@ -69,36 +78,40 @@ def place_wer(wer: float) -> float:
 
 def fronts_plot(plans: Plans) -> str:
     """WER, greedy, on the composed test set against size."""
-    dots = _apart(_dots(plans))
+    dots = apart(_dots(plans))
     own = plans.float_model["eval"]
     title = "size of the file, per cent of the float model's, logarithmic"
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="WER against size, plans and uniform files">']
     parts += [*_axes(title), *_float(own)]
-    line = "L".join(f"{dot.x:.1f} {dot.y:.1f}" for dot in dots if dot.family == PLAN)
-    parts.append(f'<path d="M{line}" style="stroke: {COLOURS[PLAN]}; stroke-width: 2; opacity: 0.55"/>')
+    for family in OBJECTIVES:
+        line = "L".join(f"{dot.x:.1f} {dot.y:.1f}" for dot in dots if dot.family == family)
+        dashes = "; stroke-dasharray: 6 4" if family == LOSS else ""
+        parts.append(f'<path d="M{line}" style="stroke: {COLOURS[family]}; stroke-width: 2; opacity: 0.55{dashes}"/>')
     parts += [_whisker(dot) for dot in dots if not dot.is_beyond]
     parts += [_marker(dot.family, dot.x, dot.y, beyond=dot.is_beyond) for dot in dots]
     return stand_alone("\n".join([*parts, *_labels(dots, own), *_legend(), "</svg>"]), HEIGHT)
 
 
 def _dots(plans: Plans) -> list[Dot]:
-    def dot(label: str, family: str, name: str) -> Dot:
-        made = plans.files[name]
+    def dot(label: str, family: str, made: Made) -> Dot:
         return Dot(label, family, 100 * made.size_bytes / plans.float_size_bytes, made.test)
 
-    found = [dot(Planned(made.ratio).label, PLAN, made.name) for made in plans.plans if made.ratio]
-    return found + [dot(each.label, each.family, each.name) for each in uniforms()]
+    found = [
+        dot(made.label if family == PLAN else "", family, made) for family in OBJECTIVES for made in plans.plans(family)
+    ]
+    return found + [dot(each.label, each.family, plans.files[each.name]) for each in uniforms()]
 
 
-def _apart(dots: Sequence[Dot]) -> list[Dot]:
-    """From the smallest, where they are drawn; those that would cover each other are moved to the right."""
-    placed: list[Dot] = []
-    for dot in sorted(dots, key=lambda dot: dot.size_percent):
-        x = place_size(dot.size_percent)
-        if placed:
-            x = max(x, placed[-1].x + APART)
-        placed.append(Dot(dot.label, dot.family, dot.size_percent, dot.figures, x))
-    return placed
+def apart(dots: Sequence[Dot]) -> list[Dot]:
+    """From the smallest, where they are drawn: at their sizes, those that would cover each other spread about the middle of them."""
+    dots = sorted(dots, key=lambda dot: dot.size_percent)
+    groups: list[list[float]] = []  # of neighbours at equal distances: where each would begin if it could
+    for index, dot in enumerate(dots):
+        groups.append([place_size(dot.size_percent) - APART * index])
+        while len(groups) > 1 and fmean(groups[-2]) > fmean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    begins = [fmean(group) for group in groups for _ in group]
+    return [replace(dot, x=begin + APART * index) for index, (dot, begin) in enumerate(zip(dots, begins, strict=True))]
 
 
 def _axes(title: str) -> list[str]:
@@ -141,7 +154,7 @@ def _marker(family: str, x: float, y: float, *, beyond: bool = False) -> str:
     r = RADIUS - 0.5
     if beyond:  # an arrow up
         shape = f"M{x:.1f} {y - 8:.1f}l{r} {2 * r}h-{2 * r}z"
-    elif family == PLAN:
+    elif family in OBJECTIVES:
         shape = f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 -{2 * r} 0z"
     elif family == TWO_OF_FOUR:
         shape = f"M{x:.1f} {y - r:.1f}l{r} {r}l-{r} {r}l-{r} -{r}z"
@@ -149,7 +162,7 @@ def _marker(family: str, x: float, y: float, *, beyond: bool = False) -> str:
         shape = f"M{x:.1f} {y + r:.1f}l{r} -{2 * r}h-{2 * r}z"
     else:
         shape = f"M{x - r + 0.5:.1f} {y - r + 0.5:.1f}h{2 * r - 1}v{2 * r - 1}h-{2 * r - 1}z"
-    hollow = family == AUTO
+    hollow = family in (AUTO, LOSS)
     fill, stroke = ("#fff", COLOURS[family]) if hollow else (COLOURS[family], "#fff")
     return f'<path style="fill: {fill}; stroke: {stroke}; stroke-width: {2 if hollow else 1}" d="{shape}"/>'
 
@@ -159,7 +172,8 @@ def _labels(dots: Sequence[Dot], own: Figures) -> list[str]:
     line = place_wer(own.wer)
     text = f"float, 100 %: {percent(own.wer)}"
     own_box = Box(AREA.left + 8, line - 19, AREA.left + 8 + CHARACTER_WIDTH * len(text), line - 4)
-    obstacles = [Box(AREA.left, line - 1, AREA.right, line + 1), own_box, _legend_box()]
+    axis = Box(AREA.left, AREA.bottom - 3, AREA.right, AREA.bottom + 3)
+    obstacles = [Box(AREA.left, line - 1, AREA.right, line + 1), axis, own_box, _legend_box()]
     for dot in dots:
         if not dot.is_beyond:
             obstacles.append(Box(dot.x - 5, place_wer(dot.figures.high) - 2, dot.x + 5, place_wer(dot.figures.low) + 2))
@@ -172,6 +186,8 @@ def _labels(dots: Sequence[Dot], own: Figures) -> list[str]:
     boxes = place_labels([dot.text for dot in dots], [(dot.x, dot.y) for dot in dots], obstacles)
     parts = [f'<text class="label" x="{own_box.left:.1f}" y="{own_box.bottom - 4:.1f}">{escape(text)}</text>']
     for dot, box in zip(dots, boxes, strict=True):
+        if not dot.label:
+            continue
         near_x, near_y = min(max(dot.x, box.left), box.right), min(max(dot.y, box.top), box.bottom)
         if math.hypot(near_x - dot.x, near_y - dot.y) > 2.5 * RADIUS:
             parts.append(f'<path class="leader" d="M{dot.x:.1f} {dot.y:.1f}L{near_x:.1f} {near_y:.1f}"/>')

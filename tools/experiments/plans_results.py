@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.plans import Scale, uniforms
-from experiments.plans_run import TABLE
-from experiments.results import ROOT, Figures, figures_of, read_json
+from experiments.plans import AUTO, OBJECTIVES, Planned, Scale, uniforms
+from experiments.plans_run import TABLES
+from experiments.results import ROOT, Figures, conditions_of, figures_of, float_figures, read_json
 
 FILE = ROOT / "docs" / "experiments" / "plans.json"
 SUFFIXES = ("eval", "own.eval")  # of evaluations: the composed test set, the data's own
@@ -20,20 +20,22 @@ CHANGES = ("loss_change", "kl", "wer_change")
 
 @dataclass(frozen=True)
 class Made:
-    """One file. ratio: that it was planned for, None of uniform files. weights: number and parameters of those that have an option.
+    """One file. plan: None of uniform files. weights: number and parameters of those that have an option.
 
     predicted: by its plan: size_bytes, budget_bytes, loss_change and relative_wer on the dev set.
     against: paired differences of WER, composed test set, to uniform files that are no smaller, by their names.
+    beside: of a plan that lowers the loss: paired difference of WER to the plan for the same size that makes the divergence least.
     embedding: what its plan does to the embedding's table.
     """
 
     name: str
-    ratio: float | None
+    plan: Planned | None
     size_bytes: int
     weights: dict[str, list[int]]
     predicted: dict[str, float]
     evaluations: dict[str, Figures]
     against: dict[str, Figures]
+    beside: Figures | None = None
     embedding: str | None = None
 
     @property
@@ -41,53 +43,57 @@ class Made:
         """The composed test set."""
         return self.evaluations["eval"]
 
+    @property
+    def label(self) -> str:
+        """For a person, in markdown."""
+        if self.plan:
+            return self.plan.label
+        option, family = next((each.option, each.family) for each in uniforms() if each.name == self.name)
+        return f"`{option}`" + (f" ({AUTO})" if family == AUTO else "")
+
 
 @dataclass(frozen=True)
 class Plans:
-    """All of it. `conditions`: what holds for every file. `table`: what is kept of the sensitivity table."""
+    """All of it. `conditions`: what holds for every file. `table`: what is kept of the sensitivity table; `few`: of the small one."""
 
     conditions: dict[str, Any]
     float_size_bytes: int
     float_model: dict[str, Figures]
     files: dict[str, Made]
     table: dict[str, Any]
+    few: dict[str, Any]
+
+    def plans(self, objective: str = OBJECTIVES[0], *, is_few: bool = False) -> list[Made]:
+        """From the largest."""
+        found = [made for made in self.files.values() if made.plan and made.plan.is_few == is_few]
+        chosen = [made for made in found if made.plan and made.plan.objective == objective]
+        return sorted(chosen, key=lambda made: -made.size_bytes)
 
     @property
-    def plans(self) -> list[Made]:
+    def uniforms(self) -> list[Made]:
         """From the largest."""
-        return sorted((made for made in self.files.values() if made.ratio), key=lambda made: -made.size_bytes)
+        return sorted((made for made in self.files.values() if not made.plan), key=lambda made: -made.size_bytes)
 
 
 def collect(out: Path, scale: Scale) -> dict[str, Any]:
     """What plans.json holds."""
     floats = {suffix: read_json(out / f"float.{suffix}.json") for suffix in SUFFIXES}
-    table = read_json(out / TABLE)
+    tables = {is_few: read_json(out / name) for is_few, name in TABLES.items()}
+    table = tables[False]
     embedding = next(unit["name"] for unit in table["units"] if unit["kind"] == "embedding")
-    files = {plan.name: {"ratio": plan.ratio} | _file(out, plan.name, embedding) for plan in scale.plans}
+    files = {plan.name: {"plan": vars(plan)} | _file(out, plan.name, embedding) for plan in scale.plans}
     files |= {uniform.name: _file(out, uniform.name, embedding) for uniform in uniforms()}
     for plan in scale.plans:
         mine = files[plan.name]
         larger = [u.name for u in uniforms() if files[u.name]["size_bytes"] >= mine["size_bytes"]]
         mine["against"] = {name: pair(out, plan.name, name) for name in larger}
-    test = floats["eval"]
-    keys = ("python", "torch", "fairseq", "platform", "device", "num_threads")
+        if plan.objective != OBJECTIVES[0]:
+            mine["beside"] = pair(out, plan.name, replace(plan, objective=OBJECTIVES[0]).name)
     return {
-        "conditions": {
-            "asrcompress": test["tool"]["version"],
-            "environment": {key: test["environment"][key] for key in keys},
-            "model": {key: test["model"][key] for key in ("file", "sha256", "family", "num_params")},
-            "normalizer": test["normalizer"]["name"],
-            "decoding": test["decoding"],
-            "interval": {key: test["intervals"]["wer"][key] for key in ("confidence", "num_resamples")},
-            "data": {
-                suffix: {key: record["data"][key] for key in ("file", "sha256", "num_utterances")}
-                | {"num_words": record["metrics"]["num_reference_words"]}
-                for suffix, record in floats.items()
-            },
-        },
-        "float": {"size_bytes": test["model"]["model_size_bytes"]}
-        | {suffix: figures_of(record) for suffix, record in floats.items()},
+        "conditions": conditions_of(floats),
+        "float": float_figures(floats),
         "table": _table(table),
+        "few": _about(tables[True]),
         "files": files,
     }
 
@@ -156,6 +162,11 @@ def _table(record: Mapping[str, Any]) -> dict[str, Any]:
         }
         for kind in record["groups"]["kind"]
     }
+    return _about(record) | {"kinds": kinds, "units": units}
+
+
+def _about(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table is of, and how well the proxies rank its cells."""
     keys = ("bits", "patterns", "method", "sparsifier", "top", "sample", "calibration_limit")
     return {
         "data": {key: record["data"][key] for key in ("file", "sha256", "num_utterances")},
@@ -166,8 +177,6 @@ def _table(record: Mapping[str, Any]) -> dict[str, Any]:
             {key: round(value, 4) if isinstance(value, float) else value for key, value in pair.items()}
             for pair in record["correlation"]
         ],
-        "kinds": kinds,
-        "units": units,
     }
 
 
@@ -189,7 +198,7 @@ def write_results(record: dict[str, Any], path: Path = FILE) -> None:
     table = dict(record["table"])
     units = ",\n".join(f"   {json.dumps(unit)}" for unit in table.pop("units"))
     files = ",\n".join(f"  {json.dumps(name)}: {json.dumps(made)}" for name, made in record["files"].items())
-    head = "".join(f' "{key}": {json.dumps(record[key])},\n' for key in ("conditions", "float"))
+    head = "".join(f' "{key}": {json.dumps(record[key])},\n' for key in ("conditions", "float", "few"))
     kept = "".join(f'  "{key}": {json.dumps(value)},\n' for key, value in table.items())
     text = f'{{\n{head} "table": {{\n{kept}  "units": [\n{units}\n  ]\n }},\n "files": {{\n{files}\n }}\n}}\n'
     path.write_text(text, encoding="utf-8")
@@ -204,23 +213,24 @@ def parse(record: Mapping[str, Any]) -> Plans:
     """What `collect` gives, as records."""
     own = {suffix: Figures(**record["float"][suffix]) for suffix in SUFFIXES}
     files = {name: _made(name, made) for name, made in record["files"].items()}
-    return Plans(record["conditions"], record["float"]["size_bytes"], own, files, record["table"])
+    return Plans(record["conditions"], record["float"]["size_bytes"], own, files, record["table"], record["few"])
 
 
 def _made(name: str, made: Mapping[str, Any]) -> Made:
     evaluations = {suffix: Figures(**made[suffix]) for suffix in SUFFIXES}
     test = evaluations["eval"]
-    against = {
-        other: Figures(test.wer, test.low, test.high, test.num_errors, pair["delta"], pair["low"], pair["high"])
-        for other, pair in made.get("against", {}).items()
-    }
+
+    def paired(found: Mapping[str, float]) -> Figures:
+        return Figures(test.wer, test.low, test.high, test.num_errors, found["delta"], found["low"], found["high"])
+
     return Made(
         name,
-        made.get("ratio"),
+        Planned(**made["plan"]) if "plan" in made else None,
         made["size_bytes"],
         made["weights"],
         made.get("predicted", {}),
         evaluations,
-        against,
+        {other: paired(found) for other, found in made.get("against", {}).items()},
+        paired(made["beside"]) if "beside" in made else None,
         made.get("embedding"),
     )

@@ -10,7 +10,6 @@ everything and writes OUT/plans.json alone: whether it works, not what comes out
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from experiments.run import Command, Step, asrcompress, prepare, run_jobs
 
 BATCH_SIZE = "16"
 SEEDS = {"dev": "78", "test": "77"}
-MODEL, TABLE = "checkpoint_best.pt", "table.json"
+MODEL = "checkpoint_best.pt"
+TABLES = {False: "table.json", True: "table-few.json"}  # by Planned.is_few
 
 
 def evaluation_tables(data: Path, out: Path) -> dict[str, Path]:
@@ -54,19 +54,24 @@ def evaluations(model: str | Path, data: Path, out: Path, name: str) -> list[Ste
     return steps
 
 
-def table_step(data: Path, out: Path, scale: Scale) -> Step:
-    """The one sensitivity table."""
+def dev_table(data: Path, out: Path, *, is_few: bool) -> Path:
+    """What a sensitivity table is made with, and its plans' files are calibrated on."""
+    return data / "dev.tsv" if is_few else out / "dev" / "dev.tsv"
+
+
+def table_step(data: Path, out: Path, scale: Scale, *, is_few: bool) -> Step:
+    """A sensitivity table."""
+    output = out / TABLES[is_few]
     size = ["--top", str(scale.top), "--sample", str(scale.sample), "--target-size-ratio", str(TABLE_RATIO)]
-    output: list[str | Path] = ["--force", "-o", out / TABLE]
-    return Step((_sensitivity(data, out, *size, *output),), out / TABLE)
+    return Step((_sensitivity(data, out, is_few, *size, "--force", "-o", output),), output)
 
 
 def plan_steps(plan: Planned, data: Path, out: Path) -> list[Step]:
-    """A plan from the table, the file that it plans, and its evaluations."""
-    written = out / f"{plan.name}.toml"
-    size: list[str | Path] = ["--from", out / TABLE, "--target-size-ratio", str(plan.ratio)]
-    first = Step((_sensitivity(data, out, *size, "-o", written),), written)
-    return [first, *_made(plan.name, ["--plan", written], data, out)]
+    """A plan from its table, the file that it plans, and its evaluations."""
+    written, table = out / f"{plan.name}.toml", out / TABLES[plan.is_few]
+    options: list[str | Path] = ["--from", table, "--target-size-ratio", str(plan.ratio), "--objective", plan.objective]
+    first = Step((_sensitivity(data, out, plan.is_few, *options, "-o", written),), written)
+    return [first, *_made(plan.name, ["--plan", written], data, out, is_few=plan.is_few)]
 
 
 def uniform_steps(uniform: Uniform, data: Path, out: Path) -> list[Step]:
@@ -74,13 +79,14 @@ def uniform_steps(uniform: Uniform, data: Path, out: Path) -> list[Step]:
     return _made(uniform.name, ["--config", out / f"{uniform.name}.toml"], data, out)
 
 
-def _sensitivity(data: Path, out: Path, *options: str | Path) -> Command:
-    return asrcompress("sensitivity", data / MODEL, "--data", out / "dev" / "dev.tsv", "--data-dir", data, *options)
+def _sensitivity(data: Path, out: Path, is_few: bool, *options: str | Path) -> Command:
+    speech = dev_table(data, out, is_few=is_few)
+    return asrcompress("sensitivity", data / MODEL, "--data", speech, "--data-dir", data, *options)
 
 
-def _made(name: str, options: Sequence[str | Path], data: Path, out: Path) -> list[Step]:
+def _made(name: str, options: Sequence[str | Path], data: Path, out: Path, *, is_few: bool = False) -> list[Step]:
     artifact = out / f"{name}.safetensors"
-    calibrate: list[str | Path] = ["--calibrate", out / "dev" / "dev.tsv", "--data-dir", data]
+    calibrate: list[str | Path] = ["--calibrate", dev_table(data, out, is_few=is_few), "--data-dir", data]
     command = asrcompress("quantize", data / MODEL, *options, *calibrate, "-o", artifact, "--force")
     return [
         Step((command,), artifact.with_name(f"{artifact.name}.json")),
@@ -91,8 +97,8 @@ def _made(name: str, options: Sequence[str | Path], data: Path, out: Path) -> li
 def drop_stale(plan: Planned, out: Path) -> None:
     """Remove what was made of a plan that is not of this table."""
     written = out / f"{plan.name}.toml"
-    sha256 = hashlib.sha256((out / TABLE).read_bytes()).hexdigest()
-    if written.is_file() and re.search(f'^sensitivity_sha256 = "{sha256}"$', written.read_text(encoding="utf-8"), re.M):
+    sha256 = hashlib.sha256((out / TABLES[plan.is_few]).read_bytes()).hexdigest()
+    if written.is_file() and f'\nsensitivity_sha256 = "{sha256}"\n' in written.read_text(encoding="utf-8"):
         return
     for old in out.glob(f"{plan.name}.*"):
         old.unlink()
@@ -102,7 +108,9 @@ def run_all(data: Path, out: Path, scale: Scale) -> list[str]:
     """Run what is not done yet; the names of what failed."""
     for split, number in (("dev", scale.num_dev), ("test", scale.num_test)):
         compose(data, out, split, number)
-    first = {"float": evaluations(data / MODEL, data, out, "float"), "table": [table_step(data, out, scale)]}
+    first = {"float": evaluations(data / MODEL, data, out, "float")}
+    for is_few, name in TABLES.items():
+        first[name.removesuffix(".json")] = [table_step(data, out, scale, is_few=is_few)]
     failed = run_jobs(first, out, num_processes=1)
     if failed:
         return failed
@@ -120,7 +128,9 @@ def main(arguments: Sequence[str]) -> int:
     data, out = Path(arguments[0]), Path(arguments[1])
     is_small = "--small" in arguments
     scale = SMALL if is_small else FULL
-    missing = [name for name in (MODEL, "make_train.py", "recordings", "test.tsv") if not (data / name).exists()]
+    missing = [
+        name for name in (MODEL, "make_train.py", "recordings", "dev.tsv", "test.tsv") if not (data / name).exists()
+    ]
     if missing:
         sys.stderr.write(
             f"plans: {data / missing[0]} is not there; give the folder of the digits data: bash tools/plans.sh DATA\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,21 +83,6 @@ class Results:
 def collect(out: Path) -> dict[str, Any]:
     """The sidecars in `out`, as what results.json holds."""
     floats = {suffix: read_json(out / f"float.{suffix}.json") for suffix in EVALUATIONS}
-    test = floats["eval"]
-    keys = ("python", "torch", "fairseq", "platform", "device", "num_threads")
-    conditions = {
-        "asrcompress": test["tool"]["version"],
-        "environment": {key: test["environment"][key] for key in keys},
-        "model": {key: test["model"][key] for key in ("file", "sha256", "family", "num_params")},
-        "normalizer": test["normalizer"]["name"],
-        "decoding": {suffix: record["decoding"] for suffix, record in floats.items()},
-        "interval": {key: test["intervals"]["wer"][key] for key in ("confidence", "num_resamples")},
-        "data": {
-            suffix: {key: record["data"][key] for key in ("file", "sha256", "num_utterances")}
-            | {"num_words": record["metrics"]["num_reference_words"]}
-            for suffix, record in floats.items()
-        },
-    }
     runs = {}
     for run in all_runs():
         artifact = read_json(out / f"{run.name}.safetensors.json")
@@ -110,12 +96,32 @@ def collect(out: Path) -> dict[str, Any]:
             runs[run.name]["picked"] = artifact["recipe"]["picked"]
         if "honesty" in artifact:
             runs[run.name]["audited"] = artifact["honesty"]["reached"]
-    own = {"size_bytes": test["model"]["model_size_bytes"]}
+    return {"conditions": conditions_of(floats), "float": float_figures(floats), "runs": runs}
+
+
+def conditions_of(floats: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What holds for every run: of the float model's eval sidecars, by suffix."""
+    test = floats["eval"]
+    keys = ("python", "torch", "fairseq", "platform", "device", "num_threads")
     return {
-        "conditions": conditions,
-        "float": own | {suffix: figures_of(floats[suffix]) for suffix in floats},
-        "runs": runs,
+        "asrcompress": test["tool"]["version"],
+        "environment": {key: test["environment"][key] for key in keys},
+        "model": {key: test["model"][key] for key in ("file", "sha256", "family", "num_params")},
+        "normalizer": test["normalizer"]["name"],
+        "decoding": {suffix: record["decoding"] for suffix, record in floats.items()},
+        "interval": {key: test["intervals"]["wer"][key] for key in ("confidence", "num_resamples")},
+        "data": {
+            suffix: {key: record["data"][key] for key in ("file", "sha256", "num_utterances")}
+            | {"num_words": record["metrics"]["num_reference_words"]}
+            for suffix, record in floats.items()
+        },
     }
+
+
+def float_figures(floats: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The float model's size and its figures."""
+    figures = {suffix: figures_of(record) for suffix, record in floats.items()}
+    return {"size_bytes": floats["eval"]["model"]["model_size_bytes"]} | figures
 
 
 def read_json(path: Path) -> dict[str, Any]:

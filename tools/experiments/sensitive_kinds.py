@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.plans import Planned
 from experiments.plans_results import Plans
 from experiments.tables import points, table
 
@@ -65,10 +64,11 @@ def _embedding(plans: Plans) -> str:
         single.append(_rank([each["kl"][option] for each in weights], unit["kl"][option]))
         per.append(_rank(list(density.values()), density[EMBEDDING]))
         times.append(f"{density[EMBEDDING] / max(density[kind] for kind in kinds if kind != EMBEDDING):.3g}")
-    chosen: dict[str | None, list[str]] = {}
-    for made in plans.plans:
-        chosen.setdefault(made.embedding, []).append(Planned(made.ratio or 0.0).label.removeprefix("plan "))
-    given = "; ".join(f"`{option}` at {', '.join(sizes)}" for option, sizes in chosen.items())
+    by_option: dict[str | None, list[str]] = {}
+    for made in plans.plans():
+        by_option.setdefault(made.embedding, []).append(made.label.removeprefix("plan "))
+    chosen = list(by_option.items())
+    given = "; ".join(f"`{option}`" + (f" at {', '.join(sizes)}" if chosen[1:] else "") for option, sizes in chosen)
     if set(whole) | set(single) | set(per) == {1}:
         verdict = "true here, among weights"
     elif set(per) == {1}:
@@ -81,7 +81,7 @@ def _embedding(plans: Plans) -> str:
         f"be packed. At {_list(BITS)} bits its divergence is number {_list(whole)} of the {len(kinds)} kinds of weights, all units of a kind at "
         f"once; number {_list(single)} of the {len(weights)} single weights; and, per parameter, number {_list(per)} of the kinds, with "
         f"{_list(times)} times that of the costliest other kind. 2 bits instead of 8 save {saved:,} bytes there, "
-        f"{100 * saved / plans.float_size_bytes:.2f} % of the float model. The plans give it {given}."
+        f"{100 * saved / plans.float_size_bytes:.2f} % of the float model. The plans by divergence give it {given}."
     )
 
 
