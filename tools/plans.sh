@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The section "Sensitivity and plans" of docs/experiments.md, then the page. One process; about an hour; goes on where it was stopped.
+# The section "Sensitivity and plans" of docs/experiments.md, then the page. One process; an hour and a half; goes on where it was stopped.
 # usage: bash tools/plans.sh [DATA] [OUT] [--small]
 set -euo pipefail
 data=$(realpath -m "${1:-$(dirname "$0")/../../shared/data/digits}")
