@@ -63,8 +63,8 @@ def sensitivity(
     objective: Annotated[
         Optional[str],
         typer.Option(
-            help="What a plan makes least: divergence (from the float model's output), or loss (divergence and rise of the loss, for data "
-            "that are much and like the speech that the model is for). [default: divergence]",
+            help="What a plan makes least: divergence (from the float model's output), or loss (divergence and rise of the loss). "
+            "[default: divergence]",
             show_default=False,
         ),
     ] = None,

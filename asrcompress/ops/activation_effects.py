@@ -22,7 +22,6 @@ from asrcompress.ops.probe_data import ProbeData, require_loss
 from asrcompress.ops.units import Unit
 
 Progress = Callable[[int, int], None]
-NUM_RANGED = 64  # utterances that ranges are from, as in calibration
 
 
 def activation_effects(
@@ -34,7 +33,9 @@ def activation_effects(
     batch_size: int = 4,
     progress: Progress = lambda done, total: None,
 ) -> dict[tuple[str, int], Effect]:
-    """A few utterances forward for the ranges of every site, one pass over all forward and back for the slopes.
+    """One pass forward for the ranges of every site, one forward and back for the slopes.
+
+    The ranges are of all the data, as those of exact trials are: on another grid values are rounded otherwise.
 
     Args:
         source: of a float model.
@@ -52,18 +53,17 @@ def activation_effects(
     """
     ranges = Ranges()
     batches = by_length(data.features, batch_size)
-    ranged = batches[:: max(1, len(batches) * batch_size // NUM_RANGED)]
-    total = len(ranged) + len(batches)
+    total = 2 * len(batches)
     with torch.no_grad():
         model = build_observed(source, Sites(alter=ranges))
-        for number, positions in enumerate(ranged):
+        for number, positions in enumerate(batches):
             progress(number, total)
             _log_probs(source, model, data, positions)
     slopes = Slopes(units, bits, ranges, len(batches))
     model = build_observed(source, Sites(alter=slopes)).requires_grad_(False)
     tokens = torch.zeros(len(batches), dtype=torch.float64)
     for number, positions in enumerate(batches):
-        progress(len(ranged) + number, total)
+        progress(len(batches) + number, total)
         slopes.group = number
         targets = [data.targets[position] for position in positions]
         found = _log_probs(source, model, data, positions)
