@@ -9,7 +9,7 @@ import pytest
 from tests.fixtures.fairseq_files import PIECES, age, save_checkpoint, write_dictionary, write_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[1]
-pytest_plugins = ["tests.fixtures.ctc", "tests.fixtures.conformer", "tests.fixtures.vgg"]
+pytest_plugins = ["tests.fixtures.ctc", "tests.fixtures.conformer", "tests.fixtures.sidecars", "tests.fixtures.vgg"]
 
 
 def _shared(name: str) -> Path:

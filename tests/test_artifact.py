@@ -120,14 +120,20 @@ def make_zero_points() -> ArtifactContent:
     return dataclasses.replace(make_content(), quantized=quantized, tied={})
 
 
-def test_zero_points_one_bit_and_methods_come_back(tmp_path):
-    content = make_zero_points()
-    save_artifact(tmp_path / "x", content)
-    back = load_artifact(tmp_path / "x").quantized
-    entries = {entry["name"]: entry for entry in byte_ledger(tmp_path / "x")}
+def through_a_file(path, content):
+    """The weights as they come back, which have the same codes and values, and the ledger's entries by name."""
+    save_artifact(path, content)
+    back = load_artifact(path).quantized
     for name, weight in content.quantized.items():
         assert torch.equal(back[name].codes, weight.codes)
         assert torch.equal(back[name].dequantize(), weight.dequantize())
+    return back, {entry["name"]: entry for entry in byte_ledger(path)}
+
+
+def test_zero_points_one_bit_and_methods_come_back(tmp_path):
+    content = make_zero_points()
+    back, entries = through_a_file(tmp_path / "x", content)
+    for name, weight in content.quantized.items():
         assert back[name].method == weight.method
         assert (f"{name}_zero_point" in entries) == (weight.zero_point is not None)
         if weight.zero_point is not None:
@@ -159,12 +165,8 @@ def make_sparse() -> ArtifactContent:
 
 def test_patterns_come_back_in_the_bytes_that_they_take(tmp_path):
     content = make_sparse()
-    save_artifact(tmp_path / "x", content)
-    back = load_artifact(tmp_path / "x").quantized
-    entries = {entry["name"]: entry for entry in byte_ledger(tmp_path / "x")}
+    back, entries = through_a_file(tmp_path / "x", content)
     for name, weight in content.quantized.items():
-        assert torch.equal(back[name].codes, weight.codes)
-        assert torch.equal(back[name].dequantize(), weight.dequantize())
         assert back[name].pattern == weight.pattern
         assert entries[f"{name}_pattern"]["kind"] == "weight_pattern"
         sizes = code_sizes(6 * 24, weight.num_bits, weight.pattern)

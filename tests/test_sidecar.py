@@ -1,4 +1,4 @@
-"""The record beside a file: what is refused on reading, what is joined, what the schema says."""
+"""The record beside a file: what is refused on reading, what is joined; what the schema says is in test_sidecar_schema.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.sidecar import (
-    KINDS,
     Sidecar,
     build,
     check,
@@ -25,118 +24,13 @@ from asrcompress.sidecar import (
     read,
     sidecar_path,
 )
-
-EXAMPLES = Path(__file__).parent / "examples"
-SCHEMA = Path(__file__).parents[1] / "docs" / "sidecar.schema.json"
-ALL = sorted(EXAMPLES.glob("*.json"))
-
-
-def load(name: str) -> dict:
-    return json.loads((EXAMPLES / name).read_text())
-
-
-@pytest.fixture
-def evaluation() -> dict:
-    return load("checkpoint_best.int8.safetensors.eval.json")
+from tests.fixtures.sidecars import EXAMPLES, load
 
 
 def write(folder: Path, record: object, name: str = "x.eval.json") -> Path:
     path = folder / name
     path.write_text(json.dumps(record))
     return path
-
-
-# ---------------------------------------------------------------- the schema
-
-
-@pytest.fixture(scope="session")
-def validator():
-    from jsonschema import Draft202012Validator
-
-    schema = json.loads(SCHEMA.read_text())
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
-
-
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
-def test_examples_are_valid_by_schema_and_readable(path, validator):
-    validator.validate(json.loads(path.read_text()))
-    assert read(path).path == path
-
-
-def test_every_kind_has_an_example():
-    assert {json.loads(path.read_text())["kind"] for path in ALL} == set(KINDS)
-
-
-@pytest.mark.parametrize(
-    ("where", "value"),
-    [
-        (("surprise",), 1),
-        (("model", "surprise"), 1),
-        (("model", "sha256"), "abc"),
-        (("model", "file"), "/home/someone/x.pt"),
-        (("metrics", "wer"), "0.03"),
-        (("metrics", "Wer%"), 0.03),
-        (("environment", "host"), "laptop"),
-        (("intervals", "wer", "low"), None),
-        (("layers",), []),  # belongs to analyze
-        (("kind",), "report"),
-        (("schema_version",), 2),
-        (("created_at",), "yesterday"),
-    ],
-)
-def test_schema_refuses(where, value, evaluation, validator):
-    target = evaluation
-    for key in where[:-1]:
-        target = target[key]
-    target[where[-1]] = value
-    assert not validator.is_valid(evaluation)
-
-
-@pytest.mark.parametrize(
-    "key", ["data", "normalizer", "decoding", "intervals", "paired", "model", "metrics", "environment", "tool"]
-)
-def test_schema_wants_every_part_of_an_evaluation(key, evaluation, validator):
-    del evaluation[key]
-    assert not validator.is_valid(evaluation)
-
-
-@pytest.mark.parametrize(
-    ("where", "value"),
-    [
-        (("surprise",), 1),
-        (("data", "num_calibration"), None),
-        (("options", "patterns"), ["2/4"]),
-        (("units",), []),
-        (("units", 0, "target"), "bias"),
-        (("units", 0, "options", 0, "option"), "8"),
-        (("units", 0, "options", 0, "cost"), "0.1"),
-        (("units", 0, "options", 0, "size_bytes"), 1.5),
-        (("units", 0, "options", 0, "wer_change"), 0.1),  # and au_fa_fr_change: a model has one of them
-        (("groups", "layer"), []),
-        (("groups", "kind", 0, "num_units"), 0),
-        (("groups", "kind", 0, "options", 0, "cost"), 0.1),
-        (("correlation", 0, "spearman"), 1.2),
-        (("correlation", 0, "proxy"), "hessian"),
-        (("metrics",), {}),
-        (("ledger",), {}),
-    ],
-)
-def test_schema_refuses_of_a_sensitivity_table(where, value, validator):
-    record = load("crnn_happy.pt.sensitivity.json")
-    validator.validate(record)
-    target = record
-    for key in where[:-1]:
-        target = target[key]
-    target[where[-1]] = value
-    assert not validator.is_valid(record)
-
-
-@pytest.mark.parametrize("key", ["data", "options", "units", "groups", "correlation", "advice", "warnings"])
-def test_schema_wants_every_part_of_a_sensitivity_table(key, validator):
-    record = load("crnn_happy.pt.sensitivity.json")
-    del record[key]
-    assert not validator.is_valid(record)
 
 
 # ---------------------------------------------------------------- writing
@@ -398,15 +292,3 @@ def test_no_name_leads_out_of_the_folder(evaluation, tmp_path, name):
     (tmp_path / "in").mkdir()
     evaluation["model"]["file"] = name
     assert read(write(tmp_path / "in", evaluation)).kind == "eval"
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "fits"),
-    [
-        ("num_bits", None, True), ("granularity", None, True), ("bits", [2, 8], True), ("level", "partial", True),
-        ("packed_params_share", 1.2, False), ("bits", ["8"], False), ("level", "complete", False),
-    ],
-)  # fmt: skip
-def test_schema_of_compression(key, value, fits, evaluation, validator):
-    evaluation["model"]["compression"][key] = value
-    assert validator.is_valid(evaluation) is fits
