@@ -26,11 +26,10 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write
-from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, Granularity, QuantizedWeight, code_range, zero_codes
+from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, QuantizedWeight
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.grid_tree import from_tree, to_tree
-from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
-from asrcompress.patterns import join, parse_pattern, pattern_name, split
+from asrcompress.stored_weight import read_weight, weight_entry, weight_tensors
 
 FORMAT = "asrcompress.v1"
 JSON_NAME = "asrcompress.json"
@@ -81,15 +80,7 @@ def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = F
     """Write the artifact, whole or not at all. The same content gives the same bytes."""
     tensors: dict[str, Tensor] = {}
     for name, weight in content.quantized.items():
-        stored = weight.codes
-        if weight.pattern is not None:
-            stored, tensors[f"{name}_pattern"] = split(
-                weight.codes, zero_codes(weight.zero_point, *weight.codes.shape), weight.pattern
-            )
-        tensors[f"{name}_packed"] = pack(stored, weight.num_bits)
-        tensors[f"{name}_scale"] = weight.scale.contiguous()
-        if weight.zero_point is not None:
-            tensors[f"{name}_zero_point"] = pack(weight.zero_point, weight.num_bits)
+        tensors |= weight_tensors(name, weight)
     for name, tensor in content.floats.items():
         taken = name in tensors or name == JSON_NAME
         if taken or any(name.removesuffix(suffix) in content.quantized for suffix in ("_zero_point", "_pattern")):
@@ -118,22 +109,6 @@ def record_text(content: ArtifactContent) -> str:
     if content.grids:
         record["grids"] = to_tree(content.grids)
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
-
-
-def weight_entry(weight: QuantizedWeight) -> dict[str, Any]:
-    """What `weights` says about a packed weight."""
-    entry: dict[str, Any] = {
-        "num_bits": weight.num_bits,
-        "granularity": str(weight.granularity),
-        "shape": list(weight.shape),
-    }
-    if weight.zero_point is not None:
-        entry["symmetric"] = False
-    if weight.method is not None:
-        entry["method"] = weight.method
-    if weight.pattern is not None:
-        entry["pattern"] = pattern_name(weight.pattern)
-    return entry
 
 
 def is_artifact(path: str | Path) -> bool:
@@ -175,7 +150,7 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
         tensors = dict(sorted(load(data).items()))
         record = json.loads(bytes(tensors.pop(JSON_NAME).numpy()))
         _check_record(record)
-        quantized = {name: _unpack(name, entry, tensors) for name, entry in record["weights"].items()}
+        quantized = {name: read_weight(name, entry, tensors) for name, entry in record["weights"].items()}
         parts = {key: record[key] for key in ("family", "config", "vocabulary", "recipe", "parent", "tied")}
         grids = from_tree(record.get("grids", {}))
         content = ArtifactContent(quantized=quantized, floats=tensors, grids=grids, **parts)
@@ -247,56 +222,6 @@ def _check_record(record: dict[str, Any]) -> None:
     previous = recipe.get("previous", [])
     if not isinstance(previous, list) or not all(isinstance(step, dict) for step in previous):
         raise TypeError("the 'previous' of its 'recipe' is not a list of objects")
-
-
-def _unpack(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> QuantizedWeight:
-    """Take a weight's packed tensor, scale, zero point and group codes out of `tensors` and check them against its entry."""
-    num_bits, shape = int(entry["num_bits"]), tuple(int(size) for size in entry["shape"])
-    granularity = Granularity.parse(str(entry["granularity"]))
-    packed, scale = tensors.pop(f"{name}_packed"), tensors.pop(f"{name}_scale")
-    if num_bits not in SUPPORTED_BITS or len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"{name}: {num_bits} bits, shape {list(shape)}")
-    count = torch.Size(shape).numel()
-    rows, columns = shape[0], count // shape[0]
-    expected = (1 if granularity.kind == "per_tensor" else rows, granularity.num_groups(columns, name))
-    if scale.dtype not in (torch.float16, torch.float32):
-        raise ValueError(f"{name}: scale of {scale.dtype}")
-    if tuple(scale.shape) != expected or not torch.isfinite(scale).all():
-        raise ValueError(f"{name}: scale of shape {list(scale.shape)} where {list(expected)} is due")
-    symmetric, method = entry.get("symmetric", True), entry.get("method")
-    if not isinstance(symmetric, bool) or not isinstance(method, str | None):
-        raise TypeError(f"{name}: its 'symmetric' is not true or false, or its 'method' is not a name")
-    zero_point = None
-    if symmetric and f"{name}_zero_point" in tensors:
-        raise ValueError(f"{name}: is symmetric and has zero points")
-    if not symmetric:
-        if num_bits == 1:
-            raise ValueError(f"{name}: 1 bit has no zero point")
-        zero_point = _unpack_checked(tensors.pop(f"{name}_zero_point"), num_bits, expected, f"{name}_zero_point")
-    pattern = None if "pattern" not in entry else parse_pattern(str(entry["pattern"]))
-    if pattern is None:
-        if f"{name}_pattern" in tensors:
-            raise ValueError(f"{name}: has group codes and no pattern")
-        codes = _unpack_checked(packed, num_bits, (rows, columns), name)
-    else:
-        keep_n, group_m = pattern
-        if columns % group_m:
-            raise ValueError(f"{name}: {columns} inputs do not divide into groups of {group_m}")
-        kept = _unpack_checked(packed, num_bits, (rows, columns // group_m * keep_n), name)
-        codes = join(kept, tensors.pop(f"{name}_pattern"), zero_codes(zero_point, rows, columns), pattern, name)
-    if int(codes.min()) < code_range(num_bits, symmetric=symmetric)[0]:
-        raise ValueError(
-            f"{name}: holds the code {int(codes.min())}, which symmetric grids of {num_bits} bits do not have"
-        )
-    return QuantizedWeight(codes, scale, num_bits, granularity, shape, zero_point, method, pattern)
-
-
-def _unpack_checked(packed: Tensor, num_bits: int, shape: tuple[int, ...], name: str) -> Tensor:
-    """The codes of a packed tensor, after a look at its type and size."""
-    count = torch.Size(shape).numel()
-    if packed.dtype not in (torch.int8, torch.uint8) or packed.numel() != packed_size_bytes(count, num_bits):
-        raise ValueError(f"{name}: {packed.numel()} packed bytes where {packed_size_bytes(count, num_bits)} are due")
-    return unpack(packed, num_bits, count).reshape(shape)
 
 
 def _read_header(path: Path) -> dict[str, Any] | None:

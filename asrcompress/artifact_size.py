@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 import torch
 
-from asrcompress.artifact import FORMAT, JSON_NAME, ArtifactContent, narrow_float, record_text, weight_entry
+from asrcompress.artifact import FORMAT, JSON_NAME, ArtifactContent, narrow_float, record_text
 from asrcompress.grids import QuantizedWeight
 from asrcompress.patterns import code_sizes
+from asrcompress.stored_weight import weight_entry
 
 # A tensor of the file: safetensors' name of its type, and its shape.
 Outline = tuple[str, tuple[int, ...]]

@@ -13,7 +13,7 @@ LEVELS = {
     "errors": 0,
     "files": 1, "integers": 1, "grids": 1, "packing": 1, "patterns": 1, "sidecar": 1, "gate": 1,
     "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
-    "artifact_size": 2,
+    "artifact_size": 2, "stored_weight": 2, "sparse": 1, "entropy": 1,
     "ops": 3,
     "cli": 4,
 }  # fmt: skip
@@ -23,7 +23,10 @@ SAME = {
     ("gate", "files"),
     ("models", "checkpoints"),
     ("patterns", "packing"),
+    ("sparse", "patterns"),
+    ("artifact", "stored_weight"),
     ("artifact_size", "artifact"),
+    ("artifact_size", "stored_weight"),
     ("sparsifiers", "quantizers"),
 }
 LIGHT = ("errors", "files", "sidecar", "gate", "report", "cli")
