@@ -6,18 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
+from asrcompress.artifact import ArtifactContent
 from asrcompress.artifact_size import artifact_size_bytes
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import check_outputs, sha256_file, write_json
 from asrcompress.grids import QuantizedWeight
 from asrcompress.modules.swap import WeightSite, find_weights
-from asrcompress.ops.audit import audit_artifact
 from asrcompress.ops.calibrate import CalibrationData, read_calibration, recording_sites, runner, weight_statistics
 from asrcompress.ops.compress import (
     correct_biases,
@@ -30,20 +27,11 @@ from asrcompress.ops.compress import (
     wants_statistics,
 )
 from asrcompress.ops.content import assemble, left_in_float, tied_names, whole_recipe
-from asrcompress.ops.load import (
-    Source,
-    build_float,
-    build_model,
-    count_params,
-    describe,
-    environment,
-    open_source,
-    require_model_file,
-)
+from asrcompress.ops.load import Source, build_float, build_model, open_source
 from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.recipe import QuantizeConfig
+from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_artifact
 from asrcompress.quantizers.statistics import InputStatistics
-from asrcompress.sidecar import SUFFIXES, build, sidecar_path
 
 Progress = Callable[[int, int], None]
 
@@ -57,16 +45,6 @@ class Calibrate:
     audio_root: Path | None = None
 
 
-@dataclass(frozen=True)
-class QuantizeResult:
-    """What was written, the sidecar's record, and the sidecars of a replaced artifact that went with it."""
-
-    path: Path
-    sidecar: Path
-    record: dict[str, Any]
-    removed: tuple[Path, ...] = ()
-
-
 def quantize(
     path: str | Path,
     output: str | Path,
@@ -78,7 +56,7 @@ def quantize(
     trust: bool = False,
     force: bool = False,
     progress: Progress = lambda done, total: None,
-) -> QuantizeResult:
+) -> WrittenArtifact:
     """Pack the weights of `path` into `output` and describe it in `<output>.json`.
 
     `calibrate` names the speech that level integer-only and some methods need. `plan` is where the options are from: it
@@ -89,13 +67,7 @@ def quantize(
             another file or whose budget would be exceeded. Nothing is written then.
     """
     path, output = Path(path), Path(output)
-    require_model_file(path)
-    if output.suffix != ".safetensors":
-        raise AsrCompressError(
-            f"-o {output}: the artifact is a safetensors file; give a name that ends in .safetensors"
-        )
-    sidecar = sidecar_path(output, "artifact")
-    check_outputs([output, sidecar], [path], force=force)
+    check_artifact_output(path, output, force=force)
     source = open_source(path, data_dir=data_dir, trust=trust)
     if plan:
         plan.require_model(path, source.sha256)
@@ -104,17 +76,7 @@ def quantize(
     content = quantize_source(source, config, data=data, progress=progress)
     if plan:
         plan.require_size(artifact_size_bytes(content))
-    parent = describe(source, num_params=0)
-    replaced = sha256_file(output) if output.is_file() else None
-    save_artifact(output, content, force=force)
-    try:
-        record = _record(output, parent, content, whole_recipe(content, config, plan))
-        removed = () if record["model"]["sha256"] == replaced or not force else _remove_sidecars(output)
-        write_json(sidecar, record, force=force)
-    except BaseException:  # an interrupt included: no artifact is left without its sidecar
-        output.unlink(missing_ok=True)
-        raise
-    return QuantizeResult(output, sidecar, record, tuple(path for path in removed if path != sidecar))
+    return write_artifact(output, content, source, whole_recipe(content, config, plan), force=force)
 
 
 def plan(
@@ -239,42 +201,3 @@ def _about(path: Path) -> Iterator[None]:
         yield
     except AsrCompressError as error:
         raise AsrCompressError(f"{path}: {error}") from error
-
-
-def _remove_sidecars(output: Path) -> tuple[Path, ...]:
-    """Remove what was measured on the file that lay at `output` before."""
-    names = [*(output.name + suffix for suffix in SUFFIXES.values()), f"{output.name}.eval.utterances.jsonl"]
-    stale = tuple(path for name in names if (path := output.with_name(name)).is_file())
-    for path in stale:
-        try:
-            path.unlink()
-        except OSError as error:
-            raise AsrCompressError(
-                f"{path}: describes the file that was replaced and could not be removed: {error.strerror or error}"
-            ) from error
-    return stale
-
-
-def _record(output: Path, parent: dict[str, Any], content: ArtifactContent, recipe: dict[str, Any]) -> dict[str, Any]:
-    written = open_source(output)  # what is on disk is what is described
-    model = describe(written, count_params(written))
-    entries = byte_ledger(output)
-    parent = {key: parent[key] for key in ("file", "sha256", "size_bytes", "model_size_bytes", "optimizer_size_bytes")}
-    metrics = {
-        "size_bytes": model["size_bytes"],
-        "model_size_bytes": model["model_size_bytes"],
-        "num_params": model["num_params"],
-        "size_ratio": model["size_bytes"] / parent["size_bytes"],
-        "model_size_ratio": model["model_size_bytes"] / parent["model_size_bytes"],
-    }
-    ledger = {"entries": entries, "size_bytes": sum(entry["size_bytes"] for entry in entries)}
-    return build(
-        "artifact",
-        model=model,
-        metrics=metrics,
-        environment=environment("cpu"),
-        recipe=recipe,
-        parent=parent,
-        ledger=ledger,
-        honesty=audit_artifact(written, build_model(written)),
-    )

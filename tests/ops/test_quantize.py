@@ -230,7 +230,7 @@ def test_no_artifact_without_its_sidecar(
     def fail(*args: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(f"asrcompress.ops.quantize.{failing}", fail)
+    monkeypatch.setattr(f"asrcompress.ops.write.{failing}", fail)
     with pytest.raises(type(error)):
         quantize(tiny_kws, tmp_path / "k.safetensors", QuantizeConfig())
     assert list(tmp_path.iterdir()) == []

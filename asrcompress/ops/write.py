@@ -1,0 +1,115 @@
+"""The last step of every command that makes an artifact: the file, then the sidecar that describes what is on disk.
+
+Sidecars of a file that was replaced go with it. On any failure neither the artifact nor its sidecar is left behind.
+Does not know how the content came about; quantize.py and sparsify.py do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
+from asrcompress.errors import AsrCompressError
+from asrcompress.files import check_outputs, sha256_file, write_json
+from asrcompress.ops.audit import audit_artifact
+from asrcompress.ops.load import (
+    Source,
+    build_model,
+    count_params,
+    describe,
+    environment,
+    open_source,
+    require_model_file,
+)
+from asrcompress.sidecar import SUFFIXES, build, sidecar_path
+
+
+@dataclass(frozen=True)
+class WrittenArtifact:
+    """What was written, the sidecar's record, and the sidecars of a replaced artifact that went with it."""
+
+    path: Path
+    sidecar: Path
+    record: dict[str, Any]
+    removed: tuple[Path, ...] = ()
+
+
+def check_artifact_output(path: Path, output: Path, *, force: bool) -> None:
+    """Find, before any work, what would stop `output` and its sidecar from being written.
+
+    Raises:
+        AsrCompressError: `path` is no model file; `output` is not named .safetensors, exists without `force`, is the
+            input, or cannot be created.
+    """
+    require_model_file(path)
+    if output.suffix != ".safetensors":
+        raise AsrCompressError(
+            f"-o {output}: the artifact is a safetensors file; give a name that ends in .safetensors"
+        )
+    check_outputs([output, sidecar_path(output, "artifact")], [path], force=force)
+
+
+def write_artifact(
+    output: Path, content: ArtifactContent, source: Source, recipe: dict[str, Any], *, force: bool = False
+) -> WrittenArtifact:
+    """Write `content`, made from `source`, to `output` and describe it in `<output>.json`.
+
+    `recipe` is what the sidecar records, where bytes do not count.
+
+    Raises:
+        AsrCompressError: the source's file is not what it was any more, or something cannot be written. Neither file is
+            left then.
+    """
+    sidecar = sidecar_path(output, "artifact")
+    parent = describe(source, num_params=0)
+    replaced = sha256_file(output) if output.is_file() else None
+    save_artifact(output, content, force=force)
+    try:
+        record = _record(output, parent, recipe)
+        removed = () if record["model"]["sha256"] == replaced or not force else _remove_sidecars(output)
+        write_json(sidecar, record, force=force)
+    except BaseException:  # an interrupt included: no artifact is left without its sidecar
+        output.unlink(missing_ok=True)
+        raise
+    return WrittenArtifact(output, sidecar, record, tuple(path for path in removed if path != sidecar))
+
+
+def _remove_sidecars(output: Path) -> tuple[Path, ...]:
+    """Remove what was measured on the file that lay at `output` before."""
+    names = [*(output.name + suffix for suffix in SUFFIXES.values()), f"{output.name}.eval.utterances.jsonl"]
+    stale = tuple(path for name in names if (path := output.with_name(name)).is_file())
+    for path in stale:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise AsrCompressError(
+                f"{path}: describes the file that was replaced and could not be removed: {error.strerror or error}"
+            ) from error
+    return stale
+
+
+def _record(output: Path, parent: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    written = open_source(output)  # what is on disk is what is described
+    model = describe(written, count_params(written))
+    entries = byte_ledger(output)
+    parent = {key: parent[key] for key in ("file", "sha256", "size_bytes", "model_size_bytes", "optimizer_size_bytes")}
+    metrics = {
+        "size_bytes": model["size_bytes"],
+        "model_size_bytes": model["model_size_bytes"],
+        "num_params": model["num_params"],
+        "size_ratio": model["size_bytes"] / parent["size_bytes"],
+        "model_size_ratio": model["model_size_bytes"] / parent["model_size_bytes"],
+    }
+    ledger = {"entries": entries, "size_bytes": sum(entry["size_bytes"] for entry in entries)}
+    return build(
+        "artifact",
+        model=model,
+        metrics=metrics,
+        environment=environment("cpu"),
+        recipe=recipe,
+        parent=parent,
+        ledger=ledger,
+        honesty=audit_artifact(written, build_model(written)),
+    )
