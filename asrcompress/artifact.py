@@ -1,8 +1,9 @@
 """The artifact: one .safetensors file that is all a machine needs to run the compressed model.
 
 Tensors: `<weight>_packed` and `<weight>_scale` for every packed weight (`fc1.weight_packed`,
-`gru.weight_ih_l0_packed`), `<weight>_zero_point` where its grid is asymmetric, `<weight>_pattern` where only
-the codes that an N:M pattern keeps are stored, the other tensors under their own names in the narrowest float that
+`gru.weight_ih_l0_packed`), `<weight>_zero_point` where its grid is asymmetric, `<weight>_pattern` or
+`<weight>_bitmask` where only the codes are stored that an N:M pattern or a mask keeps; `<weight>_values` and one of these
+for every sparse float weight; the other tensors under their own names in the narrowest float that
 costs nothing, and `asrcompress.json`: UTF-8 JSON with family, config, vocabulary, recipe, parent,
 shapes and bits of the packed weights, and tied names. The header's one metadata entry is
 `format: asrcompress.v1`; everything else is in the tensor, since the order of several header
@@ -29,7 +30,8 @@ from asrcompress.files import atomic_write
 from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, QuantizedWeight
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.grid_tree import from_tree, to_tree
-from asrcompress.stored_weight import read_weight, weight_entry, weight_tensors
+from asrcompress.sparse import SparseWeight
+from asrcompress.stored_weight import PARTS, read_weight, weight_entry, weight_tensors
 
 FORMAT = "asrcompress.v1"
 JSON_NAME = "asrcompress.json"
@@ -49,7 +51,7 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class ArtifactContent:
-    """What an artifact holds. `quantized` and `floats` are keyed by the names of the float model's
+    """What an artifact holds. `quantized`, `sparse` and `floats` are keyed by the names of the float model's
     state dict; `tied` maps an alias to the name under which the tensor is stored; `grids` maps the sites of
     level integer-only to their static grids, and is empty at other levels."""
 
@@ -62,6 +64,7 @@ class ArtifactContent:
     floats: dict[str, Tensor]
     tied: dict[str, str] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
+    sparse: dict[str, SparseWeight] = field(default_factory=dict)
 
 
 def narrow_float(tensor: Tensor) -> Tensor:
@@ -79,11 +82,12 @@ def narrow_float(tensor: Tensor) -> Tensor:
 def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = False) -> None:
     """Write the artifact, whole or not at all. The same content gives the same bytes."""
     tensors: dict[str, Tensor] = {}
-    for name, weight in content.quantized.items():
+    weights = content.quantized | content.sparse
+    for name, weight in weights.items():
         tensors |= weight_tensors(name, weight)
     for name, tensor in content.floats.items():
-        taken = name in tensors or name == JSON_NAME
-        if taken or any(name.removesuffix(suffix) in content.quantized for suffix in ("_zero_point", "_pattern")):
+        taken = name in tensors or name == JSON_NAME or name in weights
+        if taken or any(name.removesuffix(f"_{part}") in weights for part in PARTS if name.endswith(f"_{part}")):
             raise AsrCompressError(
                 f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
             )
@@ -103,7 +107,7 @@ def record_text(content: ArtifactContent) -> str:
         "vocabulary": content.vocabulary,
         "recipe": content.recipe,
         "parent": content.parent,
-        "weights": {name: weight_entry(weight) for name, weight in content.quantized.items()},
+        "weights": {name: weight_entry(weight) for name, weight in (content.quantized | content.sparse).items()},
         "tied": content.tied,
     }
     if content.grids:
@@ -150,14 +154,16 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
         tensors = dict(sorted(load(data).items()))
         record = json.loads(bytes(tensors.pop(JSON_NAME).numpy()))
         _check_record(record)
-        quantized = {name: read_weight(name, entry, tensors) for name, entry in record["weights"].items()}
+        weights = {name: read_weight(name, entry, tensors) for name, entry in record["weights"].items()}
+        quantized = {name: weight for name, weight in weights.items() if isinstance(weight, QuantizedWeight)}
+        sparse = {name: weight for name, weight in weights.items() if isinstance(weight, SparseWeight)}
         parts = {key: record[key] for key in ("family", "config", "vocabulary", "recipe", "parent", "tied")}
         grids = from_tree(record.get("grids", {}))
-        content = ArtifactContent(quantized=quantized, floats=tensors, grids=grids, **parts)
+        content = ArtifactContent(quantized=quantized, floats=tensors, grids=grids, sparse=sparse, **parts)
     except DAMAGE as error:
         cause = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
         raise AsrCompressError(f"{path}: is damaged ({cause}); write it again with asrcompress quantize") from error
-    known = content.quantized.keys() | content.floats.keys()
+    known = content.quantized.keys() | content.sparse.keys() | content.floats.keys()
     if not set(content.tied.values()) <= known:
         raise AsrCompressError(
             f"{path}: is damaged (a tied name leads nowhere); write it again with asrcompress quantize"
@@ -168,7 +174,8 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
 def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
     """Every byte of an artifact by what it is for; the entries' `size_bytes` sum to the file's size.
 
-    Kinds: header, weight_packed, weight_pattern, weight_scale, weight_zero_point, float, json, gap (bytes no tensor claims).
+    Kinds: header, weight_packed, weight_pattern, weight_bitmask, weight_scale, weight_zero_point, weight_values, float, json,
+    gap (bytes no tensor claims).
 
     Raises:
         AsrCompressError: no safetensors header. A file that `load_artifact` accepts always has one.
@@ -199,10 +206,11 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
 def _kind(name: str, tensors: dict[str, Any]) -> str:
     if name == JSON_NAME:
         return "json"
-    beside = (("_packed", "_scale"), ("_scale", "_packed"), ("_zero_point", "_packed"), ("_pattern", "_packed"))
-    for suffix, other in beside:
-        if name.endswith(suffix) and name.removesuffix(suffix) + other in tensors:
-            return f"weight{suffix}"
+    beside = {"packed": ("scale",), "values": ("pattern", "bitmask"), "scale": ("packed",), "zero_point": ("packed",)}
+    for part in PARTS:
+        base, others = name.removesuffix(f"_{part}"), beside.get(part, ("packed", "values"))
+        if base != name and any(f"{base}_{other}" in tensors for other in others):
+            return f"weight_{part}"
     return "float"
 
 

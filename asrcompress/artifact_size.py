@@ -1,6 +1,7 @@
 """How many bytes an artifact takes, before it is written: from names, shapes and types alone.
 
-What is counted is what artifact.py writes and safetensors lays out, so the tensors of packed weights may be on device meta.
+What is counted is what artifact.py writes and safetensors lays out, so the tensors of packed weights may be on device meta
+(but not of unstructured ones, whose zeros are counted).
 Floats that are not packed must be real: whether they are stored as float16 depends on their values.
 """
 
@@ -14,7 +15,8 @@ import torch
 from asrcompress.artifact import FORMAT, JSON_NAME, ArtifactContent, narrow_float, record_text
 from asrcompress.grids import QuantizedWeight
 from asrcompress.patterns import code_sizes
-from asrcompress.stored_weight import weight_entry
+from asrcompress.sparse import SparseWeight
+from asrcompress.stored_weight import data_sizes, weight_entry
 
 # A tensor of the file: safetensors' name of its type, and its shape.
 Outline = tuple[str, tuple[int, ...]]
@@ -31,7 +33,7 @@ TYPE_OF = {
 def artifact_size_bytes(content: ArtifactContent) -> int:
     """The size of the file that `save_artifact` writes for this content, to the byte."""
     tensors: dict[str, Outline] = {}
-    for name, weight in content.quantized.items():
+    for name, weight in (content.quantized | content.sparse).items():
         tensors |= weight_outlines(name, weight)
     for name, tensor in content.floats.items():
         tensors[name] = TYPE_OF[narrow_float(tensor).dtype], tuple(tensor.shape)
@@ -39,16 +41,18 @@ def artifact_size_bytes(content: ArtifactContent) -> int:
     return header_size_bytes(tensors) + sum(map(data_size_bytes, tensors.values()))
 
 
-def weight_outlines(name: str, weight: QuantizedWeight) -> dict[str, Outline]:
-    """The tensors that a packed weight becomes."""
-    rows, columns = weight.codes.shape
-    sizes = code_sizes(rows * columns, weight.num_bits, weight.pattern)
-    packed: Outline = ("U8", (sizes["packed"],))
+def weight_outlines(name: str, weight: QuantizedWeight | SparseWeight) -> dict[str, Outline]:
+    """The tensors that a weight becomes. One that is unstructured must have its values: they say how much is kept."""
+    sizes = data_sizes(weight)
+    found: dict[str, Outline] = {f"{name}_{part}": ("U8", (size,)) for part, size in sizes.items()}
+    if isinstance(weight, SparseWeight):
+        count, rows = sizes["values"] // weight.values.element_size(), len(weight.values)
+        shape = (count,) if weight.pattern is None else (rows, count // rows)
+        return found | {f"{name}_values": (TYPE_OF[weight.values.dtype], shape)}
     if weight.num_bits == 8:  # a byte a code: keeps its rows
-        packed = ("I8", (rows, sizes["packed"] // rows))
-    found = {f"{name}_packed": packed, f"{name}_scale": (TYPE_OF[weight.scale.dtype], tuple(weight.scale.shape))}
-    if weight.pattern is not None:
-        found[f"{name}_pattern"] = "U8", (sizes["pattern"],)
+        rows, size = len(weight.codes), sizes["packed"]
+        found[f"{name}_packed"] = "I8", (size,) if "bitmask" in sizes else (rows, size // rows)
+    found[f"{name}_scale"] = TYPE_OF[weight.scale.dtype], tuple(weight.scale.shape)
     if weight.zero_point is not None:
         zero_points = code_sizes(weight.scale.numel(), weight.num_bits)["packed"]
         found[f"{name}_zero_point"] = (
@@ -57,12 +61,12 @@ def weight_outlines(name: str, weight: QuantizedWeight) -> dict[str, Outline]:
     return found
 
 
-def weight_size_bytes(name: str, weight: QuantizedWeight, *, offset_digits: int) -> int:
-    """What a packed weight adds to a file: its tensors, and what the header and `asrcompress.json` say about them.
+def weight_size_bytes(name: str, weight: QuantizedWeight | SparseWeight, *, offset_digits: int) -> int:
+    """What a weight adds to a file: its tensors, and what the header and `asrcompress.json` say about them.
 
     Args:
         name: of the weight.
-        weight: may be on device meta.
+        weight: may be on device meta, unless it is unstructured.
         offset_digits: length of a number that says where a tensor lies, which depends on what else is in the file.
     """
     described = len(_text({name: weight_entry(weight)})) - 1  # with a comma for the braces

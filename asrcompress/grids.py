@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class QuantizedWeight:
     zero_point: int8, shaped like scale, the code of 0 on an asymmetric grid; None on a symmetric one.
     method: the quantizer that made it, where that is not simply the one asked for (`auto` picks one).
     pattern: (keep_n, group_m) where only keep_n of every group_m neighbours in a row are stored. The others stand for 0
-        and hold the code of it, at 1 bit, too, where the kept ones are -1 and 1.
+        and hold the code of it, at 1 bit, too, where the kept ones are -1 and 1. `unstructured`: any codes may be such.
     """
 
     codes: Tensor
@@ -80,7 +81,7 @@ class QuantizedWeight:
     shape: tuple[int, ...]
     zero_point: Tensor | None = None
     method: str | None = None
-    pattern: tuple[int, int] | None = None
+    pattern: tuple[int, int] | Literal["unstructured"] | None = None
 
     def dequantize(self) -> Tensor:
         """The float32 weight, in its own shape, that the integers stand for."""

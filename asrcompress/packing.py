@@ -68,6 +68,26 @@ def unpack(packed: Tensor, num_bits: int, num_codes: int) -> Tensor:
     return torch.from_numpy(np.packbits(filled, axis=1, bitorder="little").reshape(-1).view(np.int8))
 
 
+def pack_mask(mask: Tensor) -> Tensor:
+    """A mask of any shape, bool, as a stream of bits like that of codes: uint8 (ceil(n / 8),), bit i for element i."""
+    return torch.from_numpy(np.packbits(mask.contiguous().flatten().numpy(), bitorder="little"))
+
+
+def unpack_mask(packed: Tensor, num_bits: int) -> Tensor:
+    """The inverse of `pack_mask`: bool (num_bits,).
+
+    Raises:
+        ValueError: another type, another number of bytes than num_bits take, or a padding bit is set.
+    """
+    due = packed_size_bytes(num_bits, 1)
+    if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() != due:
+        raise ValueError(f"a bitmask of {list(packed.shape)} {packed.dtype} where {due} bytes are due")
+    bits = np.unpackbits(packed.contiguous().numpy(), bitorder="little").view(bool)
+    if bits[num_bits:].any():
+        raise ValueError("padding bits behind the bitmask are not zero")
+    return torch.from_numpy(bits[:num_bits])
+
+
 def _pack_signs(codes: Tensor) -> Tensor:
     """-1 and 1 as one bit each, 0 and 1."""
     if not bool((codes.abs() == 1).all()):

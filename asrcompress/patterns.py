@@ -1,9 +1,9 @@
-"""N:M patterns: of every group_m neighbours in a row, keep_n codes are stored, and which ones as one code per group.
+"""Which weights are stored. N:M patterns: of every group_m neighbours in a row, keep_n codes are stored, and which ones as one code per group.
 
 A group code is the rank of the kept places among all choices of keep_n of group_m, in lexicographic order: for 2:4 the
 places 0 and 1 have rank 0, 2 and 3 have rank 5. It takes ceil(log2 C(group_m, keep_n)) bits, which is never more than
-an index per kept code. Group codes are one stream of bits as packing.py's. What makes a weight worth keeping is
-decided in sparsifiers/.
+an index per kept code. Group codes are one stream of bits as packing.py's. Unstructured: any weights, told by a bitmask.
+What makes a weight worth keeping is decided in sparsifiers/.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import combinations
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.packing import packed_size_bytes
 
 Pattern = tuple[int, int]  # keep_n, group_m
+Unstructured = Literal["unstructured"]
+UNSTRUCTURED: Final = "unstructured"
 LARGEST_GROUP = 16
 
 
@@ -39,9 +42,9 @@ def parse_pattern(text: str) -> Pattern:
     )
 
 
-def pattern_name(pattern: Pattern) -> str:
-    """(2, 4) -> `2:4`."""
-    return f"{pattern[0]}:{pattern[1]}"
+def pattern_name(pattern: Pattern | Unstructured) -> str:
+    """(2, 4) -> `2:4`; `unstructured` as it is."""
+    return pattern if isinstance(pattern, str) else f"{pattern[0]}:{pattern[1]}"
 
 
 def group_code_bits(pattern: Pattern) -> int:
@@ -50,18 +53,33 @@ def group_code_bits(pattern: Pattern) -> int:
     return (math.comb(group_m, keep_n) - 1).bit_length()
 
 
-def code_sizes(num_codes: int, num_bits: int, pattern: Pattern | None = None) -> dict[str, int]:
-    """Bytes that the codes of a weight take: {"packed": of the codes} and, with a pattern, {"pattern": of the group codes}.
+def code_sizes(
+    num_codes: int, num_bits: int, pattern: Pattern | Unstructured | None = None, num_kept: int | None = None
+) -> dict[str, int]:
+    """Bytes that the codes of a weight take: {"packed": of the codes} and {"pattern": of the group codes} or {"bitmask": ...}.
 
-    `num_codes` counts the dropped ones, too.
+    `num_codes` counts the dropped ones, too. `num_kept`, where unstructured, are those that stand for something else than 0.
     """
-    if pattern is None:
-        return {"packed": packed_size_bytes(num_codes, num_bits)}
-    groups = num_codes // pattern[1]
-    return {
-        "packed": packed_size_bytes(groups * pattern[0], num_bits),
-        "pattern": packed_size_bytes(groups, group_code_bits(pattern)),
-    }
+    if isinstance(pattern, tuple):
+        groups = num_codes // pattern[1]
+        return {
+            "packed": packed_size_bytes(groups * pattern[0], num_bits),
+            "pattern": packed_size_bytes(groups, group_code_bits(pattern)),
+        }
+    if pattern is not None and num_kept is not None and takes_bitmask(num_codes, num_kept, num_bits):
+        return {"packed": packed_size_bytes(num_kept, num_bits), "bitmask": packed_size_bytes(num_codes, 1)}
+    return {"packed": packed_size_bytes(num_codes, num_bits)}
+
+
+def takes_bitmask(num_codes: int, num_kept: int, num_bits: int) -> bool:
+    """Whether an unstructured weight is stored as a bitmask and the codes that it keeps: where that is smaller than all codes.
+
+    At 1 bit always where something is dropped: dense codes of 1 bit have no zero.
+    """
+    if num_bits == 1:
+        return num_kept < num_codes
+    masked = packed_size_bytes(num_codes, 1) + packed_size_bytes(num_kept, num_bits)
+    return masked < packed_size_bytes(num_codes, num_bits)
 
 
 def require_whole_groups(columns: int, pattern: Pattern, name: str) -> None:
@@ -120,15 +138,33 @@ def split(codes: Tensor, zeros: Tensor, pattern: Pattern) -> tuple[Tensor, Tenso
     Raises:
         ValueError: a group has more than keep_n codes that are not zero (a bug in a quantizer, never the user's fault).
     """
-    rows, columns = codes.shape
+    mask, group_codes = pack_groups(codes != zeros, pattern)
+    kept = codes.contiguous().numpy().reshape(-1)[mask.numpy().reshape(-1)].reshape(len(codes), -1)
+    return torch.from_numpy(kept), group_codes
+
+
+def pack_groups(mask: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
+    """The group codes of a mask; `unpack_groups` is the inverse for a mask with exactly keep_n of every group.
+
+    Args:
+        mask: (rows, columns) bool; columns divide by group_m.
+        pattern: (keep_n, group_m).
+
+    Returns:
+        The mask (rows, columns) that the codes stand for, where groups with fewer have their first others besides, and the
+        packed group codes, uint8.
+
+    Raises:
+        ValueError: a group has more than keep_n (a bug in what made the mask, never the user's fault).
+    """
+    rows, columns = mask.shape
     if columns % pattern[1]:
         raise ValueError(f"{columns} columns do not divide into groups of {pattern[1]}")
-    ranks = _ranks(codes, zeros, pattern)
+    ranks = _ranks(mask, pattern)
     if (ranks < 0).any():
-        raise ValueError(f"a group has more codes that are not zero than {pattern_name(pattern)} keeps")
-    mask = _choices(pattern)[0][ranks]
-    kept = codes.contiguous().numpy().reshape(-1)[mask.reshape(-1)].reshape(rows, -1)
-    return torch.from_numpy(kept), torch.from_numpy(_pack(ranks, group_code_bits(pattern)))
+        raise ValueError(f"a group has more that is not zero than {pattern_name(pattern)} keeps")
+    whole = torch.from_numpy(_choices(pattern)[0][ranks].reshape(rows, columns))
+    return whole, torch.from_numpy(_pack(ranks, group_code_bits(pattern)))
 
 
 def join(kept: Tensor, group_codes: Tensor, zeros: Tensor, pattern: Pattern, name: str = "weight") -> Tensor:
@@ -147,7 +183,22 @@ def join(kept: Tensor, group_codes: Tensor, zeros: Tensor, pattern: Pattern, nam
     """
     keep_n, group_m = pattern
     rows, groups = kept.shape[0], kept.numel() // keep_n
-    num_bits = group_code_bits(pattern)
+    columns = groups // rows * group_m if rows else 0
+    mask = unpack_groups(group_codes, rows, columns, pattern, name)
+    codes = zeros.expand(rows, columns).clone(memory_format=torch.contiguous_format)
+    codes.numpy().reshape(-1)[mask.numpy().reshape(-1)] = kept.contiguous().numpy().reshape(-1)
+    if not torch.equal(pack_groups(codes != zeros, pattern)[0], mask):
+        raise AsrCompressError(f"{name}: a group keeps another zero than its first ones")
+    return codes
+
+
+def unpack_groups(group_codes: Tensor, rows: int, columns: int, pattern: Pattern, name: str = "weight") -> Tensor:
+    """The mask (rows, columns), bool, that packed group codes stand for: exactly keep_n of every group_m columns.
+
+    Raises:
+        AsrCompressError: the group codes are of another type or size, have a padding bit set or are no rank.
+    """
+    groups, num_bits = rows * columns // pattern[1], group_code_bits(pattern)
     due = packed_size_bytes(groups, num_bits)
     if group_codes.dtype != torch.uint8 or group_codes.dim() != 1 or group_codes.numel() != due:
         raise AsrCompressError(
@@ -159,11 +210,7 @@ def join(kept: Tensor, group_codes: Tensor, zeros: Tensor, pattern: Pattern, nam
     masks = _choices(pattern)[0]
     if groups and int(ranks.max()) >= len(masks):
         raise AsrCompressError(f"{name}: the group code {int(ranks.max())} is none of the {len(masks)} choices")
-    codes = zeros.expand(rows, groups // rows * group_m if rows else 0).clone(memory_format=torch.contiguous_format)
-    codes.numpy().reshape(-1)[masks[ranks].reshape(-1)] = kept.contiguous().numpy().reshape(-1)
-    if not np.array_equal(_ranks(codes, zeros, pattern), ranks):
-        raise AsrCompressError(f"{name}: a group keeps another zero than its first ones")
-    return codes
+    return torch.from_numpy(masks[ranks].reshape(rows, columns))
 
 
 @lru_cache(maxsize=8)
@@ -186,10 +233,10 @@ def _choices(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
     return masks, ranks[bits]
 
 
-def _ranks(codes: Tensor, zeros: Tensor, pattern: Pattern) -> np.ndarray:
-    """The rank of each group, (groups,) int16; -1 where it has too many codes that are not zero."""
+def _ranks(mask: Tensor, pattern: Pattern) -> np.ndarray:
+    """The rank of each group, (groups,) int16; -1 where it has too many places."""
     group_m = pattern[1]
-    nonzero = (codes != zeros).contiguous().numpy().reshape(-1, group_m).view(np.uint8)
+    nonzero = mask.contiguous().numpy().reshape(-1, group_m).view(np.uint8)
     bits = np.zeros(len(nonzero), dtype=np.uint16)
     for place in range(group_m):
         bits |= nonzero[:, place].astype(np.uint16) << np.uint16(place)

@@ -27,6 +27,7 @@ SAME = {
     ("artifact", "stored_weight"),
     ("artifact_size", "artifact"),
     ("artifact_size", "stored_weight"),
+    ("metrics", "stored_weight"),
     ("sparsifiers", "quantizers"),
 }
 LIGHT = ("errors", "files", "sidecar", "gate", "report", "cli")

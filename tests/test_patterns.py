@@ -106,7 +106,7 @@ def test_a_worked_example():
 
 
 def test_a_group_with_one_code_too_many_is_a_bug():
-    with pytest.raises(ValueError, match="more codes that are not zero than 2:4 keeps"):
+    with pytest.raises(ValueError, match="more that is not zero than 2:4 keeps"):
         split(int8([[1, 1, 0, 0, 1, 1, 1, 0]]), ZERO, (2, 4))
     with pytest.raises(ValueError, match="6 columns do not divide"):
         split(int8([[1, 1, 0, 0, 0, 0]]), ZERO, (2, 4))

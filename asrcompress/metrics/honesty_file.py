@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asrcompress.grids import QuantizedWeight, code_range, zero_codes
+from asrcompress.grids import QuantizedWeight, code_range
 from asrcompress.metrics.honesty import Finding
 from asrcompress.metrics.honesty_nm import count_pattern, detect_pattern
 from asrcompress.packing import packed_size_bytes
-from asrcompress.patterns import code_sizes, pattern_name
+from asrcompress.patterns import pattern_name
+from asrcompress.stored_weight import data_sizes, kept
 
 COPY = 0.99  # correlation with a packed weight from which a tensor is a copy of it
 SMALLEST_COPY = 32  # values; fewer correlate by chance
@@ -49,14 +50,9 @@ def judge_file(
     lines += [f"{where}: {len(data):,} bytes that belong to no tensor" for where, data in gaps.items() if data]
     lines += [f"asrcompress.json: {what}" for what in _long_values(record, "")]
     for name, weight in quantized.items():
-        if weight.pattern is not None and (fault := count_pattern(kept(weight), *weight.pattern, name).fault):
+        if isinstance(weight.pattern, tuple) and (fault := count_pattern(kept(weight), *weight.pattern, name).fault):
             lines.append(fault)
     return [Finding("stored", line) for line in lines]
-
-
-def kept(weight: QuantizedWeight) -> Tensor:
-    """(rows, columns), True where the weight is not zero."""
-    return weight.codes != zero_codes(weight.zero_point, *weight.codes.shape)
 
 
 def code_table(quantized: Mapping[str, QuantizedWeight]) -> list[dict[str, Any]]:
@@ -76,8 +72,8 @@ def code_table(quantized: Mapping[str, QuantizedWeight]) -> list[dict[str, Any]]
         extra = weight.scale.numel() * weight.scale.element_size()
         if weight.zero_point is not None:
             extra += packed_size_bytes(weight.zero_point.numel(), weight.num_bits)
-        stored = sum(code_sizes(codes.numel(), weight.num_bits, weight.pattern).values()) + extra
-        count = count_pattern(kept(weight), *weight.pattern, name) if weight.pattern else None
+        stored = sum(data_sizes(weight).values()) + extra
+        count = count_pattern(kept(weight), *weight.pattern, name) if isinstance(weight.pattern, tuple) else None
         claim_holds = weight.pattern is not None and count is not None and not count.fault
         rows.append(
             {
@@ -174,12 +170,12 @@ def _size_faults(
         yield f"ledger: {total:,} bytes are accounted for, the file has {size_bytes:,}"
     sizes = {entry["name"]: entry["size_bytes"] for entry in ledger}
     for name, weight in quantized.items():
-        for part, due in code_sizes(weight.codes.numel(), weight.num_bits, weight.pattern).items():
+        for part, due in data_sizes(weight).items():
             found = sizes.get(f"{name}_{part}", 0)
             if found > due and part == "packed":
                 yield f"{name}: takes {found:,} bytes where {weight.num_bits} bits each are {due:,}"
             elif found > due:
-                yield f"{name}: its group codes take {found:,} bytes where {due:,} are due"
+                yield f"{name}: its {'group codes take' if part == 'pattern' else 'bitmask takes'} {found:,} bytes where {due:,} are due"
         if weight.scale.numel() >= weight.codes.numel() > 1:
             yield f"{name}: has a scale for every weight, which is a float copy in all but name"
 

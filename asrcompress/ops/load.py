@@ -24,7 +24,7 @@ from asrcompress.models import ModelSpec, get_family, recognise
 from asrcompress.modules.swap import find_weights
 from asrcompress.ops.compress import make_integer
 from asrcompress.ops.recipe import recorded_rules
-from asrcompress.patterns import pattern_name
+from asrcompress.patterns import UNSTRUCTURED, parse_pattern, pattern_name
 from asrcompress.sidecar import describe_environment
 
 # What building from a configuration that is not one can raise, in torch, in Fairseq and in our families.
@@ -35,8 +35,8 @@ MISFIT = (LookupError, AttributeError, TypeError, ValueError, AssertionError, Ar
 class Source:
     """A file that was read, before anything is built.
 
-    tensors: float state dict of the model, tied aliases included (artifacts: unpacked only those
-    that are stored in float; see `content.quantized` for the rest).
+    tensors: float state dict of the model, tied aliases included (artifacts: only what is stored in float, sparse
+    weights with their zeros; see `content.quantized` for the rest, `content.sparse` for the masks).
     sha256, size_bytes: of the file as it was read, which may not be what lies at `path` later.
     """
 
@@ -66,7 +66,8 @@ def open_source(path: str | Path, *, data_dir: Path | None = None, trust: bool =
         content = parse_artifact(data, path)
         spec = ModelSpec(content.family, content.config, content.vocabulary)
         sha256 = hashlib.sha256(data).hexdigest()
-        return Source(path, get_family(content.family), spec, content.floats, None, content, sha256, len(data))
+        tensors = content.floats | {name: weight.dequantize() for name, weight in content.sparse.items()}
+        return Source(path, get_family(content.family), spec, tensors, None, content, sha256, len(data))
     before = _identity(path)
     checkpoint = read_checkpoint(path, trust=trust)
     if _identity(path) != before:
@@ -196,15 +197,21 @@ def compression(content: ArtifactContent, num_params: int) -> dict[str, Any]:
     bits = sorted({weight.num_bits for weight in weights})
     granularities = {str(weight.granularity) for weight in weights}
     packed_params = sum(weight.codes.numel() for weight in weights)
-    patterns = sorted({weight.pattern for weight in weights if weight.pattern})
+    patterns = {pattern_name(weight.pattern) for weight in weights if weight.pattern}
+    patterns |= {pattern_name(weight.pattern or UNSTRUCTURED) for weight in content.sparse.values()}
     return {
         "num_bits": bits[0] if len(bits) == 1 else None,
         "bits": bits,
         "granularity": granularities.pop() if len(granularities) == 1 else None,
         "packed_params_share": packed_params / num_params if num_params else None,
-        "patterns": [pattern_name(pattern) for pattern in patterns],
+        "patterns": sorted(patterns, key=_pattern_order),
         "sparsifier": content.recipe.get("sparsifier"),
     } | {key: content.recipe.get(key) for key in ("activations", "level", "method", "include", "exclude")}
+
+
+def _pattern_order(name: str) -> tuple[int, ...]:
+    """1:4 before 2:4 before 10:16; unstructured last."""
+    return (99,) if name == UNSTRUCTURED else parse_pattern(name)
 
 
 def count_params(source: Source) -> int:
