@@ -1,0 +1,321 @@
+"""Fine-tuning: an artifact's content -> the same with trained codes, scales and floats.
+
+The model that is trained computes with what the file would hold (training/grid.py), starts at the content as it was made, and
+is judged on the development set as it would be read back: built from its content, with the family's own search. So what is
+written is what was measured while training, and never worse there than where it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asrcompress.artifact import ArtifactContent, narrow_float
+from asrcompress.errors import AsrCompressError
+from asrcompress.grids import QuantizedWeight, zero_codes
+from asrcompress.models.criterion import negative_log_likelihood
+from asrcompress.modules.prefix import find_blocks
+from asrcompress.ops.finetune_config import FinetuneConfig
+from asrcompress.ops.finetune_data import Cache, TrainingSet
+from asrcompress.ops.finetune_dev import DevelopmentSet
+from asrcompress.ops.load import Source, build_model
+from asrcompress.ops.observe import float_source
+from asrcompress.patterns import UNSTRUCTURED, keep_largest
+from asrcompress.training.attach import attach, freeze_noise, original_name, read_plain, without_gradient
+from asrcompress.training.grid import TrainedWeight
+from asrcompress.training.loss import distillation
+from asrcompress.training.masks import Chooser
+from asrcompress.training.parallel import Parallel, whole
+from asrcompress.training.schedule import MaskSchedule
+from asrcompress.training.state import TrainingState
+from asrcompress.training.trainer import Progress, Trainer, TrainerConfig
+
+TEACHER_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What is trained on and judged on."""
+
+    train: TrainingSet
+    dev: DevelopmentSet
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """The trained content, and what the sidecar says of how it came about."""
+
+    content: ArtifactContent
+    record: dict[str, Any]
+
+
+class Learner(nn.Module):
+    """The model in training: its part of an update's loss."""
+
+    def __init__(
+        self, source: Source, model: nn.Module, teacher: nn.Module | None, train: TrainingSet, config: FinetuneConfig
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._source, self._train, self._config = source, train, config
+        self._teacher = [teacher]  # in a list: it is no part of what is trained
+        self._known = Cache(TEACHER_BYTES)
+
+    def forward(self, positions: list[int], weight: float) -> Tensor:
+        """`weight` x the sum over these utterances of their loss: references' and teacher's."""
+        family, spec, share = self._source.family, self._source.spec, self._config.distillation
+        features = [self._train.read(position) for position in positions]
+        targets = [self._train.targets[position] for position in positions]
+        found = [rows.float() for rows in family.log_probs(spec, self.model, features, targets)]
+        sums, counts = negative_log_likelihood(family, spec, found, targets)
+        loss = sums.sum() * (1 - share)
+        if share:
+            expected = self._expected(positions, features, targets)
+            tokens = [max(int(count), 1) for count in counts]
+            loss = loss + share * distillation(found, expected, tokens, temperature=self._config.temperature)
+        return loss * weight
+
+    @torch.no_grad()
+    def _expected(self, positions: list[int], features: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
+        """The teacher's log-probabilities, kept where there is room."""
+        teacher = self._teacher[0]
+        assert teacher is not None  # noqa: S101 (there is one where its share is not 0)
+        device = next(iter(teacher.state_dict().values())).device
+        missing = [index for index, position in enumerate(positions) if position not in self._known]
+        new: dict[int, Tensor] = {}
+        if missing:
+            with torch.autocast(device.type, enabled=False):
+                computed = self._source.family.log_probs(
+                    self._source.spec, teacher, [features[i] for i in missing], [targets[i] for i in missing]
+                )
+            new = dict(zip(missing, computed, strict=True))
+        return [
+            self._known.get(position, lambda index=index: new[index].cpu()).to(device)  # type: ignore[misc]
+            for index, position in enumerate(positions)
+        ]
+
+
+def finetune(
+    source: Source,
+    content: ArtifactContent,
+    config: FinetuneConfig,
+    speech: Speech,
+    *,
+    teacher: Source | None = None,
+    parallel: Parallel | None = None,
+    state: TrainingState | None = None,
+    sizes: Mapping[str, Tensor] | None = None,
+    on_update: Callable[[Progress, int], None] = lambda progress, total: None,
+    on_evaluation: Callable[[Progress, int], None] = lambda progress, total: None,
+) -> Finetuned:
+    """Train what `content` packs, and the floats beside it.
+
+    Args:
+        source: that the content was made from; its float weights are trained.
+        content: without grids of activations.
+        config: options.
+        speech: training and development set.
+        teacher: whose output is learned, too; `source` itself where None.
+        parallel: this rank.
+        state: where the training is saved, and goes on from.
+        sizes: root mean square of each weight's inputs, (columns,) or (rows, columns), to choose masks by.
+        on_update: called after each update, with the progress and the number of updates.
+        on_evaluation: likewise after each evaluation.
+
+    Raises:
+        AsrCompressError: the loss is no number, or a saved state is of another training.
+    """
+    parallel = parallel or Parallel()
+    device = str(parallel.device)
+    floats = float_source(source)
+    model = build_model(floats).module
+    schedule = MaskSchedule(config.mask_schedule, config.mask_interval, config.mask_until)
+    weights = {
+        name: _trained(content, name, model.get_parameter(name), config, schedule)
+        for name in [*content.quantized, *content.sparse]
+    }
+    _start(model, content, weights)
+    names: dict[str, list[str]] = {name: [name] for name in weights}
+    for alias, name in content.tied.items():
+        names.setdefault(name, [name]).append(alias)
+    names = {name: aliases for name, aliases in names.items() if name in weights}
+    blocks = find_blocks(model)
+    attach(model, names, weights)
+    _require_finite_start(model, source)
+    model.to(device)
+    known = build_model(float_source(teacher or source), device=device).module if config.distillation else None
+    learner = Learner(source, model, freeze_noise(known).requires_grad_(False) if known else None, speech.train, config)
+    first = next(position for position, length in enumerate(speech.train.lengths) if length)
+    learner([first], 1.0).backward()
+    idle = without_gradient(learner)
+    learner.zero_grad(set_to_none=True)
+    trainer = Trainer(
+        learner,
+        {name: (weight, f"model.{original_name(name)}") for name, weight in weights.items()},
+        _choosers(weights, content, sizes or {}) if schedule.is_dense else {},
+        lengths=speech.train.lengths,
+        tokens=[len(target) for target in speech.train.targets],
+        config=_loop(config, speech.train, device),
+        parallel=parallel,
+        blocks=[model.get_submodule(name) for name in blocks],
+    )
+    total = trainer.config.num_updates
+
+    def current() -> ArtifactContent:
+        return _extract(content, trainer, weights)
+
+    def evaluate() -> tuple[float, float]:
+        loaded = build_model(
+            replace(source, tensors={**current_floats(now := current())}, checkpoint=None, content=now), device=device
+        )
+        return speech.dev.measure(loaded, parallel)
+
+    def judged(progress: Progress) -> None:
+        if state:
+            state.save(trainer, parallel)
+        on_evaluation(progress, total)
+
+    if state:
+        state.load(trainer)
+    trainer.run(evaluate, on_update=lambda progress: on_update(progress, total), on_evaluation=judged)
+    return Finetuned(current(), _record(config, trainer, speech, idle, teacher or source))
+
+
+def current_floats(content: ArtifactContent) -> dict[str, Tensor]:
+    """What `open_source` would give as the tensors of a file with this content."""
+    return content.floats | {name: weight.dequantize() for name, weight in content.sparse.items()}
+
+
+def _trained(
+    content: ArtifactContent, name: str, parameter: Tensor, config: FinetuneConfig, schedule: MaskSchedule
+) -> TrainedWeight:
+    """How a weight of the content is stored, to be trained."""
+    if name in content.sparse:
+        return TrainedWeight(mask=content.sparse[name].mask, is_dense=schedule.is_dense, decay=_decay(config, schedule))
+    weight = content.quantized[name]
+    return TrainedWeight(
+        mask=_mask(weight, parameter),
+        scale=weight.scale,
+        num_bits=weight.num_bits,
+        zero_point=weight.zero_point,
+        is_learned=config.scales == "learned",
+        is_dense=schedule.is_dense,
+        decay=_decay(config, schedule),
+    )
+
+
+@torch.no_grad()
+def _mask(weight: QuantizedWeight, parameter: Tensor) -> Tensor | None:
+    """Which weights are kept: those whose codes mean something, and of the others the largest, as many as there is room for."""
+    if weight.pattern is None:
+        return None
+    means = weight.codes != zero_codes(weight.zero_point, *weight.codes.shape)
+    if weight.pattern == UNSTRUCTURED:
+        return means
+    size = parameter.detach().reshape(means.shape).abs()
+    return keep_largest(torch.where(means, size + 2 * size.max(), size), *weight.pattern)
+
+
+def _decay(config: FinetuneConfig, schedule: MaskSchedule) -> float:
+    return config.sr_ste if schedule.is_dense else 0.0
+
+
+@torch.no_grad()
+def _start(model: nn.Module, content: ArtifactContent, weights: Mapping[str, TrainedWeight]) -> None:
+    """Float weights that have the content's codes, and the content's floats."""
+    for name, trained in weights.items():
+        parameter = model.get_parameter(name)
+        if name in content.quantized:
+            parameter.copy_(trained.nearest(parameter, content.quantized[name].codes))
+        else:
+            kept = content.sparse[name]
+            parameter.copy_(
+                torch.where(kept.mask, kept.values.float(), parameter.reshape(kept.mask.shape)).reshape(kept.shape)
+            )
+    for name, parameter in model.named_parameters():
+        if name in content.floats:
+            parameter.copy_(content.floats[name])
+        parameter.requires_grad_(True)
+
+
+def _require_finite_start(model: nn.Module, source: Source) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise AsrCompressError(f"{source.path}: {name}: holds NaN or infinity; the checkpoint is broken")
+
+
+def _choosers(
+    weights: Mapping[str, TrainedWeight], content: ArtifactContent, sizes: Mapping[str, Tensor]
+) -> dict[str, Chooser]:
+    found = {}
+    for name, weight in weights.items():
+        if weight.mask is None:
+            continue
+        pattern = content.sparse[name].pattern if name in content.sparse else content.quantized[name].pattern
+        found[name] = Chooser(pattern if isinstance(pattern, tuple) else None, int(weight.mask.sum()), sizes.get(name))
+    return found
+
+
+def _extract(content: ArtifactContent, trainer: Trainer, weights: Mapping[str, TrainedWeight]) -> ArtifactContent:
+    """What would be written now, as it would be read back."""
+    parameters = {name.removeprefix("model."): whole(p).cpu() for name, p in trainer.learner.named_parameters()}
+    quantized, sparse = {}, {}
+    for name, weight in weights.items():
+        original = parameters[original_name(name)]
+        mask = None if weight.mask is None else weight.mask.cpu()
+        if name in content.sparse:
+            old = content.sparse[name]
+            assert mask is not None  # noqa: S101 (a sparse weight has a mask)
+            rows = original.reshape(mask.shape)
+            sparse[name] = replace(old, values=torch.where(mask, rows, 0.0).to(old.values.dtype), mask=mask)
+        else:
+            codes, scale = weight.codes(original.to(trainer.parallel.device))
+            quantized[name] = replace(content.quantized[name], codes=codes.cpu(), scale=scale.cpu())
+    floats = read_plain(parameters, content.floats)
+    kept = {name: narrow_float(floats.get(name, tensor)) for name, tensor in content.floats.items()}
+    return replace(content, quantized=quantized, sparse=sparse, floats=kept)
+
+
+def _loop(config: FinetuneConfig, train: TrainingSet, device: str) -> TrainerConfig:
+    per_epoch = -(-sum(1 for length in train.lengths if length) // config.batch_size)
+    num_updates = max(1, round(config.epochs * per_epoch))
+    is_cuda = torch.device(device).type == "cuda"
+    precision = ("bfloat16" if is_cuda else "float32") if config.precision == "auto" else config.precision
+    if precision == "bfloat16" and not is_cuda:
+        raise AsrCompressError("--precision bfloat16: is for CUDA; leave it out, or add --device cuda")
+    return TrainerConfig(
+        num_updates=num_updates,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup=round(config.warmup * num_updates),
+        eval_every=max(1, per_epoch // config.evaluations),
+        clip_norm=config.clip_norm,
+        patience=config.patience,
+        seed=config.seed,
+        precision=precision,
+        masks=MaskSchedule(config.mask_schedule, config.mask_interval, config.mask_until),
+    )
+
+
+def _record(
+    config: FinetuneConfig, trainer: Trainer, speech: Speech, idle: list[str], teacher: Source
+) -> dict[str, Any]:
+    progress = trainer.progress
+    history = [vars(line) for line in progress.history]
+    return {
+        "options": config.to_json(),
+        "train": speech.train.describe(),
+        "dev": speech.dev.describe(),
+        "teacher_sha256": teacher.sha256 if config.distillation else None,
+        "num_updates": progress.update,
+        "num_ranks": trainer.parallel.size,
+        "metric": speech.dev.metric,
+        "before": history[0],
+        "best": history[progress.best],
+        "history": history,
+        "not_trained": [name.removeprefix("model.") for name in idle],
+    }

@@ -1,0 +1,68 @@
+"""Options of fine-tuning, checked where they enter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.training.schedule import MASK_SCHEDULES
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+PARALLEL = ("data", "sharded")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a compressed model is trained on.
+
+    epochs: passes over the training set. batch_size: utterances of an update, over all ranks. learning_rate: the peak.
+    warmup: share of the updates. clip_norm: of the gradient. distillation: weight of the float parent's output against the
+    references, 0 to 1. temperature: of it. mask_schedule: when masks are chosen anew: one-shot, few-shot (every
+    mask_interval updates) or every-step, in the first mask_until of the training. sr_ste: how strongly dropped weights are
+    pulled to 0 where masks can change. scales: learned, or as the quantizer chose them (fixed). evaluations: of the development
+    set, per epoch. patience: evaluations without a better one before training ends early; 0 for never. limit: of utterances
+    to train on, spread evenly. precision: of products; auto is bfloat16 on CUDA.
+    """
+
+    epochs: float = 8.0
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    warmup: float = 0.05
+    clip_norm: float = 1.0
+    distillation: float = 0.7
+    temperature: float = 1.0
+    mask_schedule: str = "one-shot"
+    mask_interval: int = 50
+    mask_until: float = 0.7
+    sr_ste: float = 2e-4
+    scales: str = "learned"
+    evaluations: int = 1
+    patience: int = 0
+    limit: int | None = None
+    precision: str = "auto"
+    parallel: str = "data"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("epochs", 0, 10**6), ("batch_size", 1, 10**6), ("learning_rate", 0, 1), ("clip_norm", 0, 10**9), ("temperature", 0, 10**3),
+            ("mask_interval", 1, 10**9), ("evaluations", 1, 10**6), ("patience", 0, 10**6), ("limit", 1, 10**9),
+            ("warmup", 0, 1), ("distillation", 0, 1), ("mask_until", 0, 1), ("sr_ste", 0, 10**3), ("seed", 0, 2**31 - 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is None:
+                continue
+            is_open = name in ("epochs", "learning_rate", "clip_norm", "temperature")
+            if not (low < value <= high if is_open else low <= value <= high):
+                bound = f"above {low} and at most {high}" if is_open else f"{low} to {high}"
+                raise AsrCompressError(f"--{name.replace('_', '-')} {value}: use {bound}")
+        for name, choices in (
+            ("mask_schedule", MASK_SCHEDULES), ("scales", ("learned", "fixed")), ("precision", PRECISIONS), ("parallel", PARALLEL),
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise AsrCompressError(f"--{name.replace('_', '-')} {getattr(self, name)}: use {', '.join(choices)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """What is recorded."""
+        return asdict(self)
