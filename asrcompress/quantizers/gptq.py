@@ -100,7 +100,7 @@ def improve(
             candidates.append(grids[-1](pruned=larger))
     start = candidates[-1]
     candidates.append(compensate(rows, start, moment, name=name, mask=mask, act_order=act_order))
-    if pruned is not None and pruned.by_column and not act_order:
+    if pruned is not None and pruned.by_column and isinstance(pruned.pattern, tuple) and not act_order:
         candidates.append(compensate(rows, start, moment, name=name, pattern=pruned.pattern))
     return best_rows(rows, candidates, statistics)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from asrcompress.grids import Granularity, QuantizedWeight, as_rows, by_scale, code_range, narrow_scale
-from asrcompress.patterns import Pattern, keep_largest, places
+from asrcompress.patterns import Pattern, Unstructured, keep_largest, places
 from asrcompress.quantizers.statistics import InputStatistics, require_statistics
 from asrcompress.quantizers.support import Pruned, require_bits
 from asrcompress.quantizers.sweep import inverse_factor
@@ -60,7 +60,7 @@ def quantize(
 
 def quantize_options(
     weight: Tensor,
-    options: Sequence[tuple[int, Pattern | None]],
+    options: Sequence[tuple[int, Pattern | Unstructured | None]],
     *,
     granularity: Granularity,
     name: str = "weight",
@@ -71,7 +71,7 @@ def quantize_options(
 
     Args:
         weight: (out, ...).
-        options: bits from 2 to 8, and what every group of columns keeps.
+        options: bits from 2 to 8, and what every group of columns keeps; UNSTRUCTURED only with a mask.
         granularity: who shares a scale.
         name: for messages.
         statistics: of the weight's inputs. If they are diagonal, no column can make up for another: the grids are fitted and
@@ -86,7 +86,9 @@ def quantize_options(
     importance = _importance(rows, statistics)
     settled = list(masks or [None] * len(options))
     kept = [
-        mask if mask is not None or pattern is None else keep_largest(rows.square() * importance, *pattern)
+        mask
+        if mask is not None or not isinstance(pattern, tuple)
+        else keep_largest(rows.square() * importance, *pattern)
         for (_, pattern), mask in zip(options, settled, strict=True)
     ]
     grids = [
@@ -161,7 +163,7 @@ def refit(rows: Tensor, steps: Tensor, scale: Tensor, second_moment: Tensor) -> 
 def _walk(
     rows: Tensor,
     second_moment: Tensor,
-    options: Sequence[tuple[int, Pattern | None]],
+    options: Sequence[tuple[int, Pattern | Unstructured | None]],
     grids: Sequence[tuple[Tensor, Tensor | None]],
     masks: Sequence[Tensor | None],
     name: str,
@@ -174,7 +176,10 @@ def _walk(
     groups = second_moment.shape[0]
     factor = inverse_factor(second_moment, name).permute(1, 2, 0).contiguous()  # (columns, columns, groups)
     pivots = factor.diagonal(dim1=0, dim2=1).T.reshape(columns, 1, groups, 1)
-    patterns = [None if mask is not None else pattern for (_, pattern), mask in zip(options, masks, strict=True)]
+    patterns = [
+        pattern if mask is None and isinstance(pattern, tuple) else None
+        for (_, pattern), mask in zip(options, masks, strict=True)
+    ]
     order = sorted(
         range(len(options)), key=lambda place: (patterns[place] or (0, 0))[1]
     )  # of one group size side by side

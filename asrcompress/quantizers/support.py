@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import as_rows
-from asrcompress.patterns import Pattern
+from asrcompress.patterns import Pattern, Unstructured
 
 
 @dataclass(frozen=True)
@@ -16,19 +16,19 @@ class Pruned:
     """What a sparsifier leaves of a weight.
 
     rows: (rows, columns) float32, 0 where dropped.
-    mask: (rows, columns) bool, True where kept: exactly keep_n of every group_m columns.
-    pattern: (keep_n, group_m).
+    mask: (rows, columns) bool, True where kept: exactly keep_n of every group_m columns where there is a pattern.
+    pattern: (keep_n, group_m), or UNSTRUCTURED.
     by_column: kept weights make up for dropped ones, and every group chose when its turn came. A method that also goes
         column by column then chooses again as it goes, so that errors of pruning and rounding are made up for together.
     """
 
     rows: Tensor
     mask: Tensor
-    pattern: Pattern
+    pattern: Pattern | Unstructured
     by_column: bool = False
 
 
-def remaining(weight: Tensor, pruned: Pruned | None, name: str) -> tuple[Tensor, Pattern | None]:
+def remaining(weight: Tensor, pruned: Pruned | None, name: str) -> tuple[Tensor, Pattern | Unstructured | None]:
     """The (rows, columns) to find codes for, and their pattern: the weight's own, or what a sparsifier leaves of it.
 
     A dropped weight is 0. Every grid but that of 1 bit has a code for it, so it has no say in the scale.

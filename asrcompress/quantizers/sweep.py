@@ -21,6 +21,8 @@ BLOCK = 128  # columns whose updates of later ones are applied together
 # (column, left, pivots) -> what stands in for the column, (groups, rows). `left` holds it and the later columns of its
 # block as they are by now, (groups, rows, columns left), and may not be changed; pivots are their U[j, j], (groups, 1, columns left).
 StandIn = Callable[[int, Tensor, Tensor], Tensor]
+# (column, left, pivots) -> what is kept of the BLOCK columns that begin there, (groups, rows, columns left) bool.
+ChooseBlock = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def sweep(rows: Tensor, factor: Tensor, stand_in: StandIn, *, unit: int = 1) -> None:
@@ -54,18 +56,20 @@ def prune(
     *,
     mask: Tensor | None = None,
     pattern: Pattern | None = None,
+    choose_block: ChooseBlock | None = None,
     name: str = "weight",
 ) -> tuple[Tensor, Tensor]:
     """Drop weights, and let the kept ones of later columns make up for them; nothing is rounded.
 
     Either `mask` says what is kept or `pattern` does: then each group chooses when its first column is reached, by
-    w^2 / U[j, j]^2 (Frantar and Alistarh 2023, arXiv 2301.00774, section 3.2).
+    w^2 / U[j, j]^2 (Frantar and Alistarh 2023, arXiv 2301.00774, section 3.2); or `choose_block` does for BLOCK columns.
 
     Args:
         rows: (rows, columns) float32.
         second_moment: (groups, columns, columns).
         mask: (rows, columns) bool.
         pattern: (keep_n, group_m); columns divide by group_m.
+        choose_block: see there.
         name: for messages.
 
     Returns:
@@ -78,6 +82,8 @@ def prune(
     def stand_in(column: int, left: Tensor, pivots: Tensor) -> Tensor:
         if pattern is not None and column % pattern[1] == 0:
             choose(kept, pattern, column, left, pivots)
+        if choose_block is not None and column % BLOCK == 0:
+            kept[..., column : column + BLOCK] = choose_block(column, left, pivots)
         pruned[..., column] = torch.where(kept[..., column], left[..., 0], 0.0)
         return pruned[..., column]
 

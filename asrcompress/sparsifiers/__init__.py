@@ -1,6 +1,7 @@
-"""Ways to choose which weights an N:M pattern keeps: name -> module, loaded when asked for.
+"""Ways to choose which weights are kept: name -> module, loaded when asked for.
 
-A sparsifier is a module with NEEDS_STATISTICS and a function `sparsify(rows, pattern, *, name, statistics) -> Pruned`.
+What is asked for is a Choice: an N:M pattern, or a fraction of zeros wherever they fall. A sparsifier is a module with
+NEEDS_STATISTICS and a function `sparsify(rows, choice, *, name, statistics) -> Pruned`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import as_rows
-from asrcompress.patterns import Pattern, require_whole_groups
+from asrcompress.patterns import require_whole_groups
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.quantizers.support import Pruned
+from asrcompress.sparsifiers.ranking import Choice, check_sparsity
 
 SPARSIFIERS = {
     "magnitude": "asrcompress.sparsifiers.magnitude",
@@ -25,21 +27,32 @@ SPARSIFIERS = {
 
 def prune(
     weight: Tensor,
-    pattern: Pattern,
+    choice: Choice,
     *,
     sparsifier: str,
     name: str = "weight",
     statistics: InputStatistics | None = None,
 ) -> Pruned:
-    """Prune a weight of shape (out, ...), seen as (rows, columns): keep_n of every group_m columns stay, in every row.
+    """Prune a weight of shape (out, ...), seen as (rows, columns).
+
+    Args:
+        weight: (out, ...).
+        choice: (keep_n, group_m): keep_n of every group_m columns stay, in every row. A float: the fraction of the whole
+            matrix that is dropped; round(fraction x elements) of them exactly, ties or not, and never all.
+        sparsifier: one of SPARSIFIERS.
+        name: for messages.
+        statistics: of the weight's inputs, where the sparsifier looks at them.
 
     Raises:
-        AsrCompressError: NaN or infinity, fewer than 2 dimensions, columns that do not divide into groups, no such
-            sparsifier, or no statistics where it needs them.
+        AsrCompressError: NaN or infinity, fewer than 2 dimensions, columns that do not divide into groups, a fraction that is
+            none, no such sparsifier, or no statistics where it needs them.
     """
     rows = as_rows(weight, name)
-    require_whole_groups(rows.shape[1], pattern, name)
-    pruned: Pruned = _module(sparsifier).sparsify(rows, pattern, name=name, statistics=statistics)
+    if isinstance(choice, tuple):
+        require_whole_groups(rows.shape[1], choice, name)
+    else:
+        check_sparsity(choice)
+    pruned: Pruned = _module(sparsifier).sparsify(rows, choice, name=name, statistics=statistics)
     return pruned
 
 

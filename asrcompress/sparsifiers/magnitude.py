@@ -1,20 +1,23 @@
-"""Keep the largest weights of each group. Looks at no data."""
+"""Keep the largest weights of each group, or of the matrix. Looks at no data."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from asrcompress.patterns import Pattern, keep_largest
+from asrcompress.patterns import keep_largest
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.quantizers.support import Pruned
+from asrcompress.sparsifiers.ranking import Choice, keep_ranked, kept_of, only
 
 NEEDS_STATISTICS = False
 
 
 def sparsify(
-    rows: Tensor, pattern: Pattern, *, name: str = "weight", statistics: InputStatistics | None = None
+    rows: Tensor, choice: Choice, *, name: str = "weight", statistics: InputStatistics | None = None
 ) -> Pruned:
     """Prune (rows, columns) by |w|; of equals, the first is kept."""
-    mask = keep_largest(rows.abs(), *pattern)
-    return Pruned(torch.where(mask, rows, 0.0), mask, pattern)
+    if isinstance(choice, tuple):
+        mask = keep_largest(rows.abs(), *choice)
+    else:
+        mask = keep_ranked(rows.abs().reshape(1, -1), kept_of(choice, [rows.numel()])).reshape(rows.shape)
+    return only(rows, mask, choice)
