@@ -16,25 +16,30 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
+from asrcompress.entropy import ZSTD, CodingSpool, Plain, decode_text, encode_text, read_coded
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import atomic_write
+from asrcompress.files import atomic_write, require_absent
 from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, QuantizedWeight
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.grid_tree import from_tree, to_tree
+from asrcompress.mapped import release
 from asrcompress.sparse import SparseWeight
 from asrcompress.stored_weight import PARTS, read_weight, weight_entry, weight_tensors
+from asrcompress.tensor_file import TensorSpool, spool
 
 FORMAT = "asrcompress.v1"
 JSON_NAME = "asrcompress.json"
+METADATA = {"format": FORMAT}
 # What reading a damaged or hostile file can raise, in safetensors, json, torch and our own checks.
 DAMAGE = (
     SafetensorError,
@@ -60,11 +65,11 @@ class ArtifactContent:
     vocabulary: list[str] | None
     recipe: dict[str, Any]
     parent: dict[str, Any]
-    quantized: dict[str, QuantizedWeight]
-    floats: dict[str, Tensor]
+    quantized: Mapping[str, QuantizedWeight]
+    floats: Mapping[str, Tensor]
     tied: dict[str, str] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
-    sparse: dict[str, SparseWeight] = field(default_factory=dict)
+    sparse: Mapping[str, SparseWeight] = field(default_factory=dict)
 
 
 def narrow_float(tensor: Tensor) -> Tensor:
@@ -79,39 +84,91 @@ def narrow_float(tensor: Tensor) -> Tensor:
     return tensor.half() if largest == 0 or FP16_SMALLEST_NORMAL <= largest <= FP16_LARGEST else tensor
 
 
-def save_artifact(path: str | Path, content: ArtifactContent, *, force: bool = False) -> None:
-    """Write the artifact, whole or not at all. The same content gives the same bytes."""
-    tensors: dict[str, Tensor] = {}
-    weights = content.quantized | content.sparse
-    for name, weight in weights.items():
-        tensors |= weight_tensors(name, weight)
-    for name, tensor in content.floats.items():
-        taken = name in tensors or name == JSON_NAME or name in weights
-        if taken or any(name.removesuffix(f"_{part}") in weights for part in PARTS if name.endswith(f"_{part}")):
-            raise AsrCompressError(
-                f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
-            )
-        tensors[name] = narrow_float(tensor.detach()).contiguous()
-    text = record_text(content)
-    tensors[JSON_NAME] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-    data = save(tensors, metadata={"format": FORMAT})
-    with atomic_write(path, force=force) as handle:
-        handle.write(data)
+def save_artifact(
+    path: str | Path, content: ArtifactContent, *, force: bool = False, check_size: Callable[[int], None] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Write the artifact, whole or not at all. The same content gives the same bytes.
+
+    Weights and floats are asked for once, one at a time, and let go. `check_size` is given the file's size in bytes before
+    anything has its name, and may raise.
+
+    Returns:
+        What the file's JSON says about each weight.
+
+    Raises:
+        AsrCompressError: as `atomic_write`; or a name is one that the format needs.
+    """
+    path = Path(path)
+    require_absent(path, force=force)
+    entries: dict[str, dict[str, Any]] = {}
+    is_coded = content.recipe.get("entropy_coding") == ZSTD
+    with spool(path) as tensors:
+        coding = CodingSpool(tensors)
+        into = coding if is_coded else tensors
+        for weights in (content.quantized, content.sparse):
+            for name in weights:
+                entries[name] = _spool_weight(into, name, weights[name])
+        for name in content.floats:
+            taken = name in tensors.outlines or name == JSON_NAME or name in entries
+            if taken or any(name.removesuffix(f"_{part}") in entries for part in PARTS if name.endswith(f"_{part}")):
+                raise AsrCompressError(
+                    f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
+                )
+            tensor = content.floats[name].detach()
+            into.add(name, narrow_float(tensor))
+            release(tensor)
+        text = record_text(content, entries, coding.coded)
+        tensors.add(
+            JSON_NAME, encode_text(text) if is_coded else torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        )
+        if check_size:
+            check_size(tensors.file_size_bytes(METADATA))
+        with atomic_write(path, force=force) as handle:
+            tensors.write_to(handle, METADATA)
+    return entries
 
 
-def record_text(content: ArtifactContent) -> str:
-    """What `asrcompress.json` holds. Looks at shapes, bits and names, at no tensor's values."""
-    record = {
+def _spool_weight(
+    tensors: TensorSpool | CodingSpool, name: str, weight: QuantizedWeight | SparseWeight
+) -> dict[str, Any]:
+    """Spool what is stored of a weight; returns its entry."""
+    for part, tensor in weight_tensors(name, weight).items():
+        tensors.add(part, tensor)
+    return weight_entry(weight)
+
+
+def record_text(
+    content: ArtifactContent,
+    entries: Mapping[str, dict[str, Any]] | None = None,
+    coded: Mapping[str, Plain] | None = None,
+) -> str:
+    """What `asrcompress.json` holds. Looks at shapes, bits and names, at no tensor's values.
+
+    Args:
+        content: of the artifact.
+        entries: of the weights, where they are known.
+        coded: tensors that entropy coding made smaller, and what they were.
+    """
+    if entries is None:
+        entries = {n: weight_entry(w) for group in (content.quantized, content.sparse) for n, w in group.items()}
+    record: dict[str, Any] = {
         "family": content.family,
         "config": content.config,
         "vocabulary": content.vocabulary,
         "recipe": content.recipe,
         "parent": content.parent,
-        "weights": {name: weight_entry(weight) for name, weight in (content.quantized | content.sparse).items()},
+        "weights": entries,
         "tied": content.tied,
     }
     if content.grids:
         record["grids"] = to_tree(content.grids)
+    if coded:
+        record["coded"] = coded
+    return dump_record(record)
+
+
+def dump_record(record: Mapping[str, Any]) -> str:
+    """The text of a record, the same for the same values."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
@@ -152,8 +209,9 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
         raise AsrCompressError(f"{path}: format '{version}' is not {FORMAT}; use the asrcompress that wrote it")
     try:
         tensors = dict(sorted(load(data).items()))
-        record = json.loads(bytes(tensors.pop(JSON_NAME).numpy()))
+        record = json.loads(decode_text(JSON_NAME, tensors.pop(JSON_NAME)))
         _check_record(record)
+        tensors |= read_coded(record.get("coded", {}), tensors)
         weights = {name: read_weight(name, entry, tensors) for name, entry in record["weights"].items()}
         quantized = {name: weight for name, weight in weights.items() if isinstance(weight, QuantizedWeight)}
         sparse = {name: weight for name, weight in weights.items() if isinstance(weight, SparseWeight)}
@@ -169,6 +227,28 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
             f"{path}: is damaged (a tied name leads nowhere); write it again with asrcompress quantize"
         )
     return content
+
+
+def read_record(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the header's entries, by tensor; what `asrcompress.json` holds) of an artifact; reads nothing else of it.
+
+    Raises:
+        AsrCompressError: it is none, or damaged.
+    """
+    path = Path(path)
+    header = _read_header(path)
+    try:
+        tensors = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
+        begin, end = tensors[JSON_NAME]["data_offsets"]
+        with open(path, "rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            handle.seek(8 + length + begin)
+            data = handle.read(min(end - begin, path.stat().st_size))
+        record = json.loads(decode_text(JSON_NAME, torch.frombuffer(bytearray(data), dtype=torch.uint8)))
+        _check_record(record)
+    except DAMAGE as error:
+        raise AsrCompressError(f"{path}: is damaged ({error}); write it again with asrcompress quantize") from error
+    return tensors, record
 
 
 def byte_ledger(path: str | Path) -> list[dict[str, Any]]:

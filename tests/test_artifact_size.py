@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from asrcompress.artifact import FORMAT, ArtifactContent, byte_ledger, save_artifact
-from asrcompress.artifact_size import TYPE_OF, artifact_size_bytes, header_size_bytes, weight_size_bytes
+from asrcompress.artifact import FORMAT, METADATA, ArtifactContent, byte_ledger, save_artifact
+from asrcompress.artifact_size import artifact_size_bytes, weight_size_bytes
 from asrcompress.integers.grid import Grid
+from asrcompress.tensor_file import TYPE_OF, header
 from tests.test_artifact import make_content, make_sparse, make_zero_points
 
 
@@ -62,7 +63,7 @@ def test_the_header_is_laid_out_as_safetensors_does(shapes: dict[str, tuple[torc
     data = save({name: torch.zeros(shape, dtype=kind) for name, (kind, shape) in shapes.items()}, {"format": FORMAT})
     (length,) = struct.unpack("<Q", data[:8])
     outlines = {name: (TYPE_OF[kind], tuple(shape)) for name, (kind, shape) in shapes.items()}
-    assert header_size_bytes(outlines) == 8 + length
+    assert len(header(outlines, METADATA)) == 8 + length
 
 
 @pytest.mark.parametrize("make", [make_content, make_zero_points, make_sparse])

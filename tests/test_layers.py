@@ -13,8 +13,8 @@ LEVELS = {
     "errors": 0,
     "files": 1, "integers": 1, "grids": 1, "packing": 1, "patterns": 1, "sidecar": 1, "gate": 1,
     "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
-    "artifact_size": 2, "stored_weight": 2, "sparse": 1, "entropy": 1,
-    "ops": 3,
+    "artifact_size": 2, "stored_weight": 2, "sparse": 1, "entropy": 1, "mapped": 1, "tensor_file": 1,
+    "training": 2, "ops": 3,
     "cli": 4,
 }  # fmt: skip
 SAME = {
@@ -24,10 +24,12 @@ SAME = {
     ("models", "checkpoints"),
     ("patterns", "packing"),
     ("sparse", "patterns"),
+    ("entropy", "tensor_file"),
     ("artifact", "stored_weight"),
     ("artifact_size", "artifact"),
     ("artifact_size", "stored_weight"),
     ("metrics", "stored_weight"),
+    ("entropy", "tensor_file"),
     ("sparsifiers", "quantizers"),
 }
 LIGHT = ("errors", "files", "sidecar", "gate", "report", "cli")

@@ -206,7 +206,7 @@ def layer_rows(source: Source, module: nn.Module, count: MacCount) -> list[dict[
                 "num_params": sum(numel for key in full if (numel := stored.get(key, (0, 0))[0])),
                 "size_bytes": sum(stored.get(key, (0, 0))[1] for key in full),
                 "macs": module_macs,
-                "num_bits": quantized[first].num_bits if first in quantized else None,
+                "num_bits": quantized[first].num_bits if first is not None and first in quantized else None,
                 "tied_to": sites[weight].tied_to if weight else None,
             }
         )

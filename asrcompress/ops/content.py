@@ -5,7 +5,6 @@ Looks at names, shapes and options, never at values, so it serves for files that
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +23,8 @@ def assemble(
     source: Source,
     config: QuantizeConfig,
     sites: Sequence[WeightSite],
-    quantized: dict[str, QuantizedWeight],
-    floats: dict[str, Tensor],
+    quantized: Mapping[str, QuantizedWeight],
+    floats: Mapping[str, Tensor],
     calibration: dict[str, Any] | None = None,
 ) -> ArtifactContent:
     """The content, without grids of activations.
@@ -90,11 +89,8 @@ def resolve_recipe(
 
 
 def whole_recipe(content: ArtifactContent, config: QuantizeConfig, plan: PlanFile | None) -> dict[str, Any]:
-    """What the sidecar records, where bytes do not count: the artifact's recipe, what `auto` picked, and a plan with all its rules."""
+    """What the sidecar records, where bytes do not count: the artifact's recipe, and a plan with all its rules."""
     recipe = dict(content.recipe)
-    picked = Counter(weight.method for weight in content.quantized.values() if weight.method)
-    if picked:
-        recipe["picked"] = dict(sorted(picked.items()))
     if plan:
         recipe |= {"plan": plan.describe(), "rules": config.rules_to_json()}
     return recipe

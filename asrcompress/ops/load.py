@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -43,7 +44,7 @@ class Source:
     path: Path
     family: ModuleType
     spec: ModelSpec
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     checkpoint: Checkpoint | None
     content: ArtifactContent | None
     sha256: str
@@ -66,7 +67,7 @@ def open_source(path: str | Path, *, data_dir: Path | None = None, trust: bool =
         content = parse_artifact(data, path)
         spec = ModelSpec(content.family, content.config, content.vocabulary)
         sha256 = hashlib.sha256(data).hexdigest()
-        tensors = content.floats | {name: weight.dequantize() for name, weight in content.sparse.items()}
+        tensors = {**content.floats, **{name: weight.dequantize() for name, weight in content.sparse.items()}}
         return Source(path, get_family(content.family), spec, tensors, None, content, sha256, len(data))
     before = _identity(path)
     checkpoint = read_checkpoint(path, trust=trust)
@@ -261,7 +262,7 @@ def _fill(module: nn.Module, source: Source, packed: set[str]) -> None:
             )
 
 
-def _is_alias(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> bool:
+def _is_alias(module: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a missing name is another name of a parameter that was loaded."""
     state = module.state_dict()
     pointer = state[name].data_ptr()

@@ -28,7 +28,7 @@ def float_source(source: Source) -> Source:
     if source.content is None:
         return source
     content = source.content
-    tensors = source.tensors | {name: weight.dequantize() for name, weight in content.quantized.items()}
+    tensors = {**source.tensors, **{name: weight.dequantize() for name, weight in content.quantized.items()}}
     tensors |= {alias: tensors[name] for alias, name in content.tied.items() if name in tensors}
     return replace(source, tensors=tensors, content=None)
 

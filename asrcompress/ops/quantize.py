@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from asrcompress.artifact import ArtifactContent
-from asrcompress.artifact_size import artifact_size_bytes
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
+from asrcompress.mapped import Made, release
 from asrcompress.modules.swap import WeightSite, find_weights
 from asrcompress.ops.calibrate import CalibrationData, read_calibration, recording_sites, runner, weight_statistics
 from asrcompress.ops.compress import (
@@ -28,6 +28,7 @@ from asrcompress.ops.compress import (
 )
 from asrcompress.ops.content import assemble, left_in_float, tied_names, whole_recipe
 from asrcompress.ops.load import Source, build_float, build_model, open_source
+from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, fits_in_memory
 from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_artifact
@@ -56,11 +57,13 @@ def quantize(
     trust: bool = False,
     force: bool = False,
     progress: Progress = lambda done, total: None,
+    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> WrittenArtifact:
     """Pack the weights of `path` into `output` and describe it in `<output>.json`.
 
     `calibrate` names the speech that level integer-only and some methods need. `plan` is where the options are from: it
-    must be for this file, and what is written never exceeds its budget.
+    must be for this file, and what is written never exceeds its budget. A model that needs more than
+    `memory_budget_bytes` to run is packed weight by weight where nothing is calibrated, and its file is audited without a run.
 
     Raises:
         AsrCompressError: unreadable input, an option that does not fit, an output that exists, a plan that is for
@@ -73,10 +76,16 @@ def quantize(
         plan.require_model(path, source.sha256)
         config = replace(config, plan=plan.sha256)
     data = _read_data(source, config, calibrate)
-    content = quantize_source(source, config, data=data, progress=progress)
-    if plan:
-        plan.require_size(artifact_size_bytes(content))
-    return write_artifact(output, content, source, whole_recipe(content, config, plan), force=force)
+    content = quantize_source(source, config, data=data, progress=progress, memory_budget_bytes=memory_budget_bytes)
+    return write_artifact(
+        output,
+        content,
+        source,
+        whole_recipe(content, config, plan),
+        force=force,
+        check_size=plan.require_size if plan else None,
+        memory_budget_bytes=memory_budget_bytes,
+    )
 
 
 def plan(
@@ -107,12 +116,14 @@ def quantize_source(
     *,
     data: CalibrationData | None = None,
     progress: Progress = lambda done, total: None,
+    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> ArtifactContent:
-    """The content of the artifact; writes nothing. Weights that are packed already and not chosen are carried over."""
+    """The content of the artifact; writes nothing. Weights that are packed already and not chosen are carried over.
+
+    Where nothing is calibrated and the model does not fit in the memory budget, weights are packed, and floats read, each
+    time that one is asked for, and the model is checked by names and shapes; else all of it is in memory, and was built.
+    """
     before = source.content.quantized if source.content else {}
-    tensors = {
-        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in source.tensors.items()
-    }
     sites = _sites(source)
     chosen = {site.name for site in select(sites, config)}
     first = [site.name for site in sites if not site.tied_to]
@@ -121,12 +132,15 @@ def quantize_source(
     with _about(source.path):
         require_patterns(module, (name for name in first if name in chosen), config)
         require_twins(module, sites, config)
+    if data is None:
+        return _stream(source, config, sites, chosen, progress, memory_budget_bytes)
+    tensors = {name: as_float(tensor) for name, tensor in source.tensors.items()}
     tied = tied_names(sites)
     floating = tensors | {name: weight.dequantize() for name, weight in before.items()}
     floating |= {alias: floating[name] for alias, name in tied.items() if name in floating}
-    run = runner(source.family, source.spec, data) if data else None
+    run = runner(source.family, source.spec, data)
     statistics: dict[str, InputStatistics] = {}
-    if run and wants_statistics(chosen, config):
+    if wants_statistics(chosen, config):
         whole = build_model(replace(source, tensors=floating, content=None))
         statistics = weight_statistics(whole.module, sites, run, progress)
     quantized: dict[str, QuantizedWeight] = {}
@@ -143,13 +157,60 @@ def quantize_source(
         correct_biases(floats, {name: floating[name] for name in chosen}, quantized, statistics)
     with _about(source.path):
         require_finite(floats)
-    content = assemble(source, config, sites, quantized, floats, data.describe() if data else None)
-    if config.is_static and run:
+    content = assemble(source, config, sites, quantized, floats, data.describe())
+    if config.is_static:
         recorder, watching = recording_sites()
         observed = build_model(replace(source, tensors=floats, checkpoint=None, content=content), observe=watching)
         run(observed.module, progress)
         content = replace(content, grids=recorder.grids(config))
         require_sites(content.grids, config)
+    # Building the integer model now finds whatever does not fit before anything is on disk.
+    build_model(replace(source, tensors=floats, checkpoint=None, content=content))
+    return content
+
+
+def _stream(
+    source: Source,
+    config: QuantizeConfig,
+    sites: Sequence[WeightSite],
+    chosen: set[str],
+    progress: Progress,
+    memory_budget_bytes: int,
+) -> ArtifactContent:
+    """The content where each weight is packed from its own values alone."""
+    before: Mapping[str, QuantizedWeight] = source.content.quantized if source.content else {}
+    packed = [site.name for site in sites if not site.tied_to and (site.name in chosen or site.name in before)]
+    done: set[str] = set()
+
+    def weight_of(name: str) -> QuantizedWeight:
+        if name not in chosen:
+            return before[name]
+        progress(len(done), len(chosen))
+        with _about(source.path):
+            weight = source.tensors.get(name)
+            floating = before[name].dequantize() if weight is None and name in before else weight
+            found = _pack(source, name, floating, config, None)
+        if weight is not None:
+            release(weight)
+        done.add(name)
+        if len(done) == len(chosen):
+            progress(len(chosen), len(chosen))
+        return found
+
+    def float_of(name: str) -> Tensor:
+        tensor = as_float(source.tensors[name])
+        with _about(source.path):
+            require_finite({name: tensor})
+        return tensor
+
+    quantized: Mapping[str, QuantizedWeight] = Made(packed, weight_of)
+    left = set(packed) | tied_names(sites).keys()
+    floats: Mapping[str, Tensor] = Made((name for name in source.tensors if name not in left), float_of)
+    if not fits_in_memory(source, memory_budget_bytes):
+        check_model(source, [*quantized, *floats], tied_names(sites))
+        return assemble(source, config, sites, quantized, floats)
+    quantized, floats = dict(quantized), dict(floats)
+    content = assemble(source, config, sites, quantized, floats)
     # Building the integer model now finds whatever does not fit before anything is on disk.
     build_model(replace(source, tensors=floats, checkpoint=None, content=content))
     return content

@@ -6,6 +6,8 @@ Does not know how the content came about; quantize.py and sparsify.py do.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from asrcompress.ops.load import (
     open_source,
     require_model_file,
 )
+from asrcompress.ops.memory import MEMORY_BUDGET_BYTES
 from asrcompress.sidecar import SUFFIXES, build, sidecar_path
 
 
@@ -52,11 +55,25 @@ def check_artifact_output(path: Path, output: Path, *, force: bool) -> None:
 
 
 def write_artifact(
-    output: Path, content: ArtifactContent, source: Source, recipe: dict[str, Any], *, force: bool = False
+    output: Path,
+    content: ArtifactContent,
+    source: Source,
+    recipe: dict[str, Any],
+    *,
+    force: bool = False,
+    check_size: Callable[[int], None] | None = None,
+    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> WrittenArtifact:
     """Write `content`, made from `source`, to `output` and describe it in `<output>.json`.
 
-    `recipe` is what the sidecar records, where bytes do not count.
+    Args:
+        output: the artifact.
+        content: its weights and floats are asked for once, one at a time, so they may be made when asked for.
+        source: the file that it was made from.
+        recipe: what the sidecar records, where bytes do not count; what `auto` picked is added.
+        force: replace what is there.
+        check_size: is given the artifact's size in bytes before it has its name, and may raise.
+        memory_budget_bytes: a model that needs more to be built and run is audited without a run.
 
     Raises:
         AsrCompressError: the source's file is not what it was any more, or something cannot be written. Neither file is
@@ -65,9 +82,12 @@ def write_artifact(
     sidecar = sidecar_path(output, "artifact")
     parent = describe(source, num_params=0)
     replaced = sha256_file(output) if output.is_file() else None
-    save_artifact(output, content, force=force)
+    entries = save_artifact(output, content, force=force, check_size=check_size)
+    picked = Counter(entry["method"] for entry in entries.values() if entry.get("method"))
+    if picked:
+        recipe = recipe | {"picked": dict(sorted(picked.items()))}
     try:
-        record = _record(output, parent, recipe)
+        record = _record(output, parent, recipe, memory_budget_bytes)
         removed = () if record["model"]["sha256"] == replaced or not force else _remove_sidecars(output)
         write_json(sidecar, record, force=force)
     except BaseException:  # an interrupt included: no artifact is left without its sidecar
@@ -90,7 +110,7 @@ def _remove_sidecars(output: Path) -> tuple[Path, ...]:
     return stale
 
 
-def _record(output: Path, parent: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+def _record(output: Path, parent: dict[str, Any], recipe: dict[str, Any], memory_budget_bytes: int) -> dict[str, Any]:
     written = open_source(output)  # what is on disk is what is described
     model = describe(written, count_params(written))
     entries = byte_ledger(output)
