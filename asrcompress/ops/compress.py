@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,51 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.integers.sites import Sites
 from asrcompress.modules.swap import WeightSite, make_static, swap, swappable_modules
+from asrcompress.ops.choice import wants_inputs
+from asrcompress.ops.masks import Kept, pruned_by
 from asrcompress.ops.recipe import QuantizeConfig, Rule, bits_of_site
-from asrcompress.patterns import Pattern, require_whole_groups
+from asrcompress.patterns import require_whole_groups
 from asrcompress.quantizers import get_quantizer, needs_statistics
 from asrcompress.quantizers.bias_correction import bias_shift
 from asrcompress.quantizers.statistics import InputStatistics
-from asrcompress.sparsifiers import needs_statistics as sparsifier_needs_statistics
 from asrcompress.sparsifiers import prune
+from asrcompress.sparsifiers.ranking import Choice
 
 Progress = Callable[[int, int], None]
 
 
-def select(sites: Sequence[WeightSite], config: QuantizeConfig) -> list[WeightSite]:
-    """The untied weights that include and exclude leave. A glob that fits nothing is an error."""
+class Selection(Protocol):
+    """What the options of `quantize` and of `sparsify` say about which weights are meant, and what is kept of them."""
+
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Globs over the names of weights."""
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Globs over the names of weights."""
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What holds for parts of the model."""
+
+    @property
+    def level(self) -> str | None:
+        """How far integers go."""
+
+    @property
+    def is_static(self) -> bool:
+        """Whether activations get grids."""
+
+    def level_of(self, name: str) -> str:
+        """The level of a module or weight; `float` leaves it alone."""
+
+    def sparsity_of(self, name: str) -> tuple[Choice | None, str]:
+        """What is kept of a weight, and the sparsifier."""
+
+
+def select(sites: Sequence[WeightSite], config: Selection, verb: str = "quantize") -> list[WeightSite]:
+    """The untied weights that include and exclude leave. A glob that fits nothing is an error; `verb` is for it."""
     for option, globs in (("--include", config.include), ("--exclude", config.exclude)):
         for glob in globs:
             if not any(fnmatchcase(site.name, glob) for site in sites):
@@ -54,7 +87,7 @@ def select(sites: Sequence[WeightSite], config: QuantizeConfig) -> list[WeightSi
             )
     chosen = [site for site in sites if not site.tied_to and site.name in included - excluded]
     if not chosen:
-        raise AsrCompressError("no weight is left to quantize; widen --include or narrow --exclude")
+        raise AsrCompressError(f"no weight is left to {verb}; widen --include or narrow --exclude")
     return chosen
 
 
@@ -92,31 +125,41 @@ def require_sites(grids: Iterable[str], config: QuantizeConfig) -> None:
 def wants_statistics(chosen: Iterable[str], config: QuantizeConfig) -> bool:
     """Whether some weight is packed by looking at what it is multiplied by."""
     return config.bias_correction or any(
-        needs_statistics(config.of_weight(name)[2]) or _sparsifier_needs(*config.sparsity_of(name)) for name in chosen
+        needs_statistics(config.of_weight(name)[2]) or wants_inputs(*config.sparsity_of(name)) for name in chosen
     )
 
 
-def _sparsifier_needs(pattern: Pattern | None, sparsifier: str) -> bool:
-    return pattern is not None and sparsifier_needs_statistics(sparsifier)
-
-
-def require_patterns(module: nn.Module, chosen: Iterable[str], config: QuantizeConfig) -> None:
+def require_patterns(module: nn.Module, chosen: Iterable[str], config: Selection) -> None:
     """Raise where a weight's inputs do not divide into the groups of its pattern, before any work is done."""
+    failed: list[tuple[str, AsrCompressError]] = []
     for name in chosen:
-        pattern, _ = config.sparsity_of(name)
-        if pattern is not None:
-            require_whole_groups(module.get_parameter(name)[0].numel(), pattern, name)
+        choice, _ = config.sparsity_of(name)
+        if isinstance(choice, tuple):
+            try:
+                require_whole_groups(module.get_parameter(name)[0].numel(), choice, name)
+            except AsrCompressError as error:
+                failed.append((name, error))
+    if len(failed) > 1:
+        names = ", ".join(name for name, _ in failed[1:4]) + (", ..." if len(failed) > 4 else "")
+        raise AsrCompressError(f"{failed[0][1]}; nor do those of {len(failed) - 1} more: {names}") from failed[0][1]
+    if failed:
+        raise failed[0][1]
 
 
 def pack_weight(
-    name: str, weight: Tensor, config: QuantizeConfig, statistics: InputStatistics | None
+    name: str, weight: Tensor, config: QuantizeConfig, statistics: InputStatistics | None, kept: Kept | None = None
 ) -> QuantizedWeight:
-    """One weight, as the options and rules say for its name: pruned first, then what is left is quantized."""
+    """One weight, as the options and rules say for its name: pruned first, then what is left is quantized.
+
+    `kept`: the zeros that it has already, which stay where the options say nothing of it.
+    """
     num_bits, granularity, method = config.of_weight(name)
-    pattern, sparsifier = config.sparsity_of(name)
+    choice, sparsifier = config.sparsity_of(name)
     pruned = None
-    if pattern is not None:
-        pruned = prune(weight, pattern, sparsifier=sparsifier, name=name, statistics=statistics)
+    if choice is not None:
+        pruned = prune(weight, choice, sparsifier=sparsifier, name=name, statistics=statistics)
+    elif kept is not None and config.keeps_mask_of(name):
+        pruned = pruned_by(kept, weight, name)
     packed: QuantizedWeight = get_quantizer(method)(
         weight,
         num_bits=num_bits,

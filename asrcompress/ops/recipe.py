@@ -8,7 +8,7 @@ weights and sites. Reading and checking is here, doing is not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,24 @@ from typing import Any
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity
 from asrcompress.integers.observers import METHODS
+from asrcompress.ops.choice import (
+    DEFAULT_SPARSIFIER,
+    NO_PATTERN,
+    Said,
+    as_choice,
+    check_entropy_coding,
+    check_said,
+    drops,
+    said_of,
+)
 from asrcompress.packing import SUPPORTED_BITS
-from asrcompress.patterns import Pattern, parse_pattern
 from asrcompress.quantizers import get_quantizer, needs_statistics, supported_bits
 from asrcompress.quantizers.support import require_bits
 from asrcompress.sparsifiers import needs_statistics as sparsifier_needs_statistics
+from asrcompress.sparsifiers.ranking import Choice
 
 LEVELS = ("stored", "computed", "integer-only")
 RULE_LEVELS = ("float", *LEVELS)
-NO_PATTERN = "none"
-DEFAULT_SPARSIFIER = "magnitude"
 ACTIVATION_BITS = {f"int{bits}": bits for bits in range(2, 17)}
 
 
@@ -35,7 +43,7 @@ class Rule:
     """What holds for the modules, weights or sites that a glob, or one of several, fits; None leaves a thing as it was.
 
     level: `float` leaves a module's weights unpacked, `stored` and `computed` keep its activations in float; `activations`: at
-    level integer-only, `intN` gives the sites that fit grids of N bits. pattern: `none` undoes one of the whole model.
+    level integer-only, `intN` gives the sites that fit grids of N bits. pattern: `none` undoes what is said of the whole model.
     """
 
     modules: str | tuple[str, ...]
@@ -46,6 +54,7 @@ class Rule:
     level: str | None = None
     pattern: str | None = None
     sparsifier: str | None = None
+    sparsity: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.modules, list):
@@ -64,8 +73,7 @@ class Rule:
             raise AsrCompressError(f"{where}: activations '{self.activations}': use int2 to int16")
         if self.level is not None and self.level not in RULE_LEVELS:
             raise AsrCompressError(f"{where}: level '{self.level}': use {', '.join(RULE_LEVELS)}")
-        if self.pattern not in (None, NO_PATTERN):
-            _about(where, parse_pattern, self.pattern)
+        _about(where, lambda both: check_said(*both), (self.pattern, self.sparsity))
         if self.sparsifier is not None:
             _about(where, sparsifier_needs_statistics, self.sparsifier)
 
@@ -111,8 +119,10 @@ class QuantizeConfig:
     level, activations: how far integers go; one follows from the other (none: stored; int8: computed).
     calibration_method: how ranges of 8-bit activation grids are chosen. intermediate_bits: of the grids between products.
     calibration_limit: utterances or clips that calibration runs. bias_correction: biases take up the mean error of rounding.
-    pattern: keep_n:group_m along the input dimension, such as 2:4; weights are pruned first, then quantized. sparsifier: how the
-    kept ones are chosen; magnitude where there is a pattern and nothing else is said.
+    pattern: keep_n:group_m along the input dimension, such as 2:4; weights are pruned first, then quantized. sparsity: the
+    fraction of zeros in every weight instead, wherever they fall. sparsifier: how the kept ones are chosen; magnitude where
+    there is one of both and nothing else is said. keep_masks: False where pattern was `none`; else a weight of which nothing
+    is said keeps the zeros that an artifact has it with. entropy_coding: zstd where that makes a stored tensor smaller.
     plan: sha256 of the plan file that the rules are from. The artifact then records it, and of the rules only what counts
     when it is loaded, since what was packed how stands beside each weight; the sidecar has them whole.
     """
@@ -132,6 +142,9 @@ class QuantizeConfig:
     sparsifier: str | None = None
     rules: tuple[Rule, ...] = ()
     plan: str | None = None
+    sparsity: float | None = None
+    keep_masks: bool = field(default=True, compare=False)
+    entropy_coding: str | None = None
 
     def __post_init__(self) -> None:
         _check_bits("--bits", self.num_bits)
@@ -148,6 +161,7 @@ class QuantizeConfig:
         Granularity.parse(self.granularity)
         require_bits(self.method, self.num_bits, supported_bits(self.method), f"--bits {self.num_bits}")
         self._resolve_pattern()
+        object.__setattr__(self, "entropy_coding", check_entropy_coding(self.entropy_coding))
         needed = {None: None, "stored": "none", "computed": "int8", "integer-only": "int8"}[self.level]
         if needed and self.activations not in (None, needed):
             raise AsrCompressError(
@@ -159,17 +173,17 @@ class QuantizeConfig:
 
     def _resolve_pattern(self) -> None:
         """`none` as None, and the sparsifier that then counts."""
+        check_said(self.pattern, self.sparsity)
         is_undone = self.pattern == NO_PATTERN
         if is_undone:
             object.__setattr__(self, "pattern", None)
-        if self.pattern is not None:
-            parse_pattern(self.pattern)
+            object.__setattr__(self, "keep_masks", False)
         if self.sparsifier is not None:
             sparsifier_needs_statistics(self.sparsifier)
         named = [name for name in (self.sparsifier, *(rule.sparsifier for rule in self.rules)) if name is not None]
         if named and not (self.has_pattern or is_undone):
             raise AsrCompressError(
-                f"sparsifier {named[0]}: there is no pattern to choose for; add --pattern 2:4, or leave it out"
+                f"sparsifier {named[0]}: there is no pattern to choose for; add --pattern 2:4 or --sparsity 0.5, or leave it out"
             )
         sparsifier = (self.sparsifier or DEFAULT_SPARSIFIER) if self.has_pattern else None
         object.__setattr__(self, "sparsifier", sparsifier)
@@ -202,16 +216,21 @@ class QuantizeConfig:
 
     @property
     def has_pattern(self) -> bool:
-        """Whether some weight may get an N:M pattern."""
-        return self.pattern is not None or any(rule.pattern not in (None, NO_PATTERN) for rule in self.rules)
+        """Whether some weight may be pruned, by an N:M pattern or a fraction of zeros."""
+        return drops(self._said) or any(drops(rule.pattern) or drops(rule.sparsity) for rule in self.rules)
 
-    def sparsity_of(self, name: str) -> tuple[Pattern | None, str]:
-        """(pattern, sparsifier) of a weight; the pattern is None where it keeps all."""
-        pattern, sparsifier = self.pattern, self.sparsifier or DEFAULT_SPARSIFIER
-        for rule in self.rules:
-            if rule.fits(name):
-                pattern, sparsifier = rule.pattern or pattern, rule.sparsifier or sparsifier
-        return (None if pattern in (None, NO_PATTERN) else parse_pattern(str(pattern))), sparsifier
+    @property
+    def _said(self) -> Said:
+        return self.pattern if self.pattern is not None else self.sparsity
+
+    def sparsity_of(self, name: str) -> tuple[Choice | None, str]:
+        """(pattern or fraction of zeros, sparsifier) of a weight; None where nothing is dropped of it."""
+        said, sparsifier = said_of(name, self._said, self.sparsifier, self.rules)
+        return as_choice(said), sparsifier
+
+    def keeps_mask_of(self, name: str) -> bool:
+        """Whether a weight that an artifact has with zeros keeps them: nothing else is said of it."""
+        return self.keep_masks and said_of(name, self._said, None, self.rules)[0] is None
 
     def level_of(self, name: str) -> str:
         """The level of a module or weight."""
@@ -226,12 +245,12 @@ class QuantizeConfig:
     def to_json(self) -> dict[str, Any]:
         """What the artifact records: only what says something about it."""
         record = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
-        defaults = ("bias_correction", "rules", "pattern", "sparsifier", "plan")
+        defaults = ("bias_correction", "rules", "pattern", "sparsity", "sparsifier", "plan", "entropy_coding")
         for key in (*defaults, *(() if self.is_static else ("calibration_method", "intermediate_bits"))):
             if key in defaults and record[key]:
                 continue
             del record[key]
-        del record["calibration_limit"]
+        del record["calibration_limit"], record["keep_masks"]
         record["rules"] = self.rules_to_json(whole=self.plan is None)
         if not record["rules"]:
             del record["rules"]
@@ -259,7 +278,7 @@ def bits_of_site(rules: Sequence[Rule], site: str, default: int) -> int:
     return ACTIVATION_BITS[fitting[-1]] if fitting else default
 
 
-def _about(where: str, check: Callable[[str], object], value: str) -> None:
+def _about(where: str, check: Callable[[Any], object], value: Any) -> None:
     """Run a check whose message does not say where the value stands."""
     try:
         check(value)
@@ -272,13 +291,14 @@ def _check_bits(what: str, bits: int | None) -> None:
         raise AsrCompressError(f"{what} {bits}: use one of {', '.join(map(str, SUPPORTED_BITS))}")
 
 
+SAME_THING = (("level", "activations"), ("activations", "level"), ("pattern", "sparsity"), ("sparsity", "pattern"))
 RULE_KEYS = tuple(field.name for field in fields(Rule))
 # What a rule says of how a file computes. The rest is about packing, and done when the file is there.
 LOADING_KEYS = ("activations", "level")
 OPTION_TYPES: dict[str, type] = {
     "bits": int, "granularity": str, "activations": str, "method": str, "include": list, "exclude": list, "level": str,
     "calibration_method": str, "calibration_limit": int, "intermediate_bits": int, "bias_correction": bool, "pattern": str,
-    "sparsifier": str,
+    "sparsifier": str, "sparsity": float, "entropy_coding": str,
 }  # fmt: skip
 
 
@@ -325,9 +345,9 @@ def read_options(given: dict[str, Any], where: Path | str) -> dict[str, Any]:
 
 
 def override(options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Options under those `given`, in QuantizeConfig's words. Level and activations say the same: a new one drops the other."""
+    """Options under those `given`, in QuantizeConfig's words. Of two that say the same thing a new one drops the other."""
     options = dict(options)
-    for one, other in (("level", "activations"), ("activations", "level")):
+    for one, other in SAME_THING:
         if one in given and other not in given:
             options.pop(other, None)
     return options | given
@@ -340,7 +360,7 @@ def _read_rule(where: Path | str, rule: dict[str, Any]) -> Rule:
         if key == "modules" and isinstance(value, list):
             _check_type(where, key, value, list)
         else:
-            _check_type(where, key, value, int if key == "bits" else str)
+            _check_type(where, key, value, {"bits": int, "sparsity": float}.get(key, str))
     if "modules" not in rule:
         raise AsrCompressError(f"{where}: a rule has no 'modules'; give a glob such as modules = 'decoder.*'")
     try:

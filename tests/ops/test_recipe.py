@@ -98,6 +98,45 @@ def test_without_a_pattern_nothing_about_one_is_recorded() -> None:
         QuantizeConfig(sparsifier="wanda")
 
 
+def test_a_fraction_of_zeros_stands_where_a_pattern_does(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        """
+        sparsity = 0.5
+        [[rules]]
+        modules = "encoder"
+        pattern = "2:4"
+        [[rules]]
+        modules = "*.fc1"
+        sparsity = 0.75
+        sparsifier = "wanda"
+        [[rules]]
+        modules = "conv"
+        pattern = "none"
+        """,
+    )
+    assert config.sparsity_of("decoder.fc2.weight") == (0.5, "magnitude")
+    assert config.sparsity_of("encoder.fc2.weight") == ((2, 4), "magnitude")
+    assert config.sparsity_of("encoder.fc1.weight") == (0.75, "wanda")
+    assert config.sparsity_of("conv.0.weight") == (None, "magnitude")
+    record = config.to_json()
+    assert (record["sparsity"], record["sparsifier"], "pattern" in record) == (0.5, "magnitude", False)
+    assert record["rules"][1] == {"modules": "*.fc1", "sparsifier": "wanda", "sparsity": 0.75}
+    assert config.data_needed == ["sparsifier wanda"]
+    assert override({"pattern": "2:4"}, {"sparsity": 0.5}) == {"sparsity": 0.5}
+    assert override({"sparsity": 0.5}, {"pattern": "none"}) == {"pattern": "none"}
+
+
+def test_zeros_that_a_weight_has_stay_where_nothing_else_is_said() -> None:
+    names = ("conv.weight", "gru.weight", "fc.weight", "out.weight")
+    rules = (Rule("conv", pattern="none"), Rule("gru", sparsity=0.5), Rule("fc", bits=3))
+    config = QuantizeConfig(rules=rules)
+    assert [config.keeps_mask_of(name) for name in names] == [False, False, True, True]
+    assert not any(QuantizeConfig(pattern="none").keeps_mask_of(name) for name in names)
+    assert not any(QuantizeConfig(pattern="2:4").keeps_mask_of(name) for name in names)
+    assert QuantizeConfig(pattern="none").to_json() == QuantizeConfig().to_json()
+
+
 @pytest.mark.parametrize(
     ("glob", "fitting"),
     [
@@ -182,6 +221,11 @@ def test_bits_of_activations() -> None:
         ("pattern = '4:2'", "pattern '4:2': use keep_n:group_m such as 2:4"),
         ("pattern = 4", "'pattern' must be str"),
         ("pattern = '2:4'\nsparsifier = 'best'", "sparsifier 'best' is not known; use one of magnitude, "),
+        ("sparsity = 1", "'sparsity' must be float"),
+        ("sparsity = 50.0", "sparsity 50.0: use the fraction of weights to drop, such as 0.5"),
+        ("sparsity = 0.5\npattern = '2:4'", "pattern 2:4 and sparsity 0.5: give one of them"),
+        ("entropy_coding = 'gzip'", "entropy coding gzip: use zstd, or none"),
+        ("[[rules]]\nmodules = '*'\nsparsity = 1.0", "rule '\\*': sparsity 1.0: use the fraction"),
         ("[[rules]]\nmodules = '*'\npattern = '2:17'", "rule '\\*': pattern '2:17': use keep_n:group_m"),
         ("[[rules]]\nmodules = '*'\nsparsifier = 'best'", "rule '\\*': sparsifier 'best' is not known"),
         ("[[rules]]\nmodules = '*'\nsparsifier = 'wanda'", "sparsifier wanda: there is no pattern to choose for"),
