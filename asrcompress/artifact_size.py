@@ -7,7 +7,17 @@ Floats that are not packed must be real: whether they are stored as float16 depe
 
 from __future__ import annotations
 
-from asrcompress.artifact import JSON_NAME, METADATA, ArtifactContent, narrow_float, record_text
+from pathlib import Path
+
+from asrcompress.artifact import (
+    JSON_NAME,
+    METADATA,
+    ArtifactContent,
+    dump_record,
+    narrow_float,
+    read_record,
+    record_text,
+)
 from asrcompress.grids import QuantizedWeight
 from asrcompress.patterns import code_sizes
 from asrcompress.sparse import SparseWeight
@@ -24,6 +34,21 @@ def artifact_size_bytes(content: ArtifactContent) -> int:
     for name, tensor in content.floats.items():
         tensors[name] = TYPE_OF[narrow_float(tensor).dtype], tuple(tensor.shape)
     tensors[JSON_NAME] = "U8", (len(record_text(content).encode()),)
+    return len(header(tensors, METADATA)) + sum(map(data_size_bytes, tensors.values()))
+
+
+def size_bytes_without_coding(path: Path) -> int:
+    """The size of an artifact if its tensors were not entropy coded, to the byte: of the file that the same options but
+    that one give. Read from what the file says of itself; no tensor is decoded.
+
+    Raises:
+        AsrCompressError: it is no artifact.
+    """
+    stored, record = read_record(path)
+    tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in stored.items()}
+    tensors |= {name: (dtype, tuple(shape)) for name, (dtype, shape) in record.pop("coded", {}).items()}
+    record["recipe"].pop("entropy_coding", None)
+    tensors[JSON_NAME] = "U8", (len(dump_record(record).encode()),)
     return len(header(tensors, METADATA)) + sum(map(data_size_bytes, tensors.values()))
 
 

@@ -1,4 +1,6 @@
-"""Which weights are stored. N:M patterns: of every group_m neighbours in a row, keep_n codes are stored, and which ones as one code per group.
+"""Which weights are stored.
+
+N:M patterns: of every group_m neighbours in a row, keep_n are stored, and which ones as one code per group.
 
 A group code is the rank of the kept places among all choices of keep_n of group_m, in lexicographic order: for 2:4 the
 places 0 and 1 have rank 0, 2 and 3 have rank 5. It takes ceil(log2 C(group_m, keep_n)) bits, which is never more than
@@ -187,7 +189,7 @@ def join(kept: Tensor, group_codes: Tensor, zeros: Tensor, pattern: Pattern, nam
     mask = unpack_groups(group_codes, rows, columns, pattern, name)
     codes = zeros.expand(rows, columns).clone(memory_format=torch.contiguous_format)
     codes.numpy().reshape(-1)[mask.numpy().reshape(-1)] = kept.contiguous().numpy().reshape(-1)
-    if not torch.equal(pack_groups(codes != zeros, pattern)[0], mask):
+    if not np.array_equal(_choices(pattern)[0][_ranks(codes != zeros, pattern)], mask.numpy().reshape(-1, group_m)):
         raise AsrCompressError(f"{name}: a group keeps another zero than its first ones")
     return codes
 

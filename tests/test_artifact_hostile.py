@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from asrcompress.artifact import FORMAT, ArtifactContent, byte_ledger, is_artifact, load_artifact, save_artifact
+from asrcompress.entropy import decode_text
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.quantizers import asymmetric, binary
@@ -56,7 +57,7 @@ def rebuilt(path, data: bytes, change: Callable[[dict[str, Any], dict[str, torch
     path.write_bytes(data)
     with safe_open(path, framework="pt") as handle:
         tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    record = json.loads(bytes(tensors["asrcompress.json"].numpy()))
+    record = json.loads(decode_text("asrcompress.json", tensors["asrcompress.json"]))
     change(record, tensors)
     if "asrcompress.json" in tensors:
         tensors["asrcompress.json"] = torch.frombuffer(bytearray(json.dumps(record).encode()), dtype=torch.uint8)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asrcompress.artifact import JSON_NAME, byte_ledger
+from asrcompress.artifact import byte_ledger, read_record
 from asrcompress.errors import AsrCompressError
 from asrcompress.metrics.honesty import LEVELS, Finding, float_ops, holders, judge_run, never_ran, reached
 from asrcompress.metrics.honesty_coverage import Stored, coverage
@@ -192,28 +192,29 @@ def _file_findings(source: Source) -> list[Finding]:
 
 
 def unclaimed(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """(bytes of an artifact that no tensor claims, by where they are; its JSON record)."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    text = data[8 : 8 + length]
-    header = json.loads(text)
-    gaps: dict[str, bytes] = {}
-    padding = text[len(text.rstrip(b" ")) :]
-    if len(padding) >= 64:  # safetensors aligns the data with a few spaces
-        gaps["header, behind its JSON"] = padding
-    for key, value in header.pop("__metadata__", {}).items():
-        if key != "format":
-            gaps[f"header, metadata '{key}'"] = str(value).encode()
-    body, covered = data[8 + length :], 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        begin, end = entry["data_offsets"]
-        if begin > covered:
-            gaps[f"gap before {name}"] = body[covered:begin]
-        covered = max(covered, end)
-    if len(body) > covered:
-        gaps["gap at the end"] = body[covered:]
-    begin, end = header[JSON_NAME]["data_offsets"]
-    return gaps, json.loads(body[begin:end])
+    """(bytes of an artifact that no tensor claims, by where they are; its JSON record). Reads no tensor but that."""
+    tensors, record = read_record(path)
+    with open(path, "rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        text = handle.read(length)
+        gaps: dict[str, bytes] = {}
+        padding = text[len(text.rstrip(b" ")) :]
+        if len(padding) >= 64:  # safetensors aligns the data with a few spaces
+            gaps["header, behind its JSON"] = padding
+        for key, value in json.loads(text).get("__metadata__", {}).items():
+            if key != "format":
+                gaps[f"header, metadata '{key}'"] = str(value).encode()
+        covered = 0
+        for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+            begin, end = entry["data_offsets"]
+            if begin > covered:
+                handle.seek(8 + length + covered)
+                gaps[f"gap before {name}"] = handle.read(begin - covered)
+            covered = max(covered, end)
+        handle.seek(8 + length + covered)
+        if rest := handle.read():
+            gaps["gap at the end"] = rest
+    return gaps, record
 
 
 def _violations(findings: list[Finding], claimed: str | None, level: str) -> list[str]:
