@@ -5,18 +5,20 @@ Looks at names, shapes and options, never at values, so it serves for files that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from asrcompress.artifact import ArtifactContent
 from asrcompress.grids import QuantizedWeight
+from asrcompress.mapped import Made
 from asrcompress.modules.swap import WeightSite
 from asrcompress.ops.compress import islands
 from asrcompress.ops.load import Source
 from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.recipe import QuantizeConfig
+from asrcompress.sparse import SparseWeight
 
 
 def assemble(
@@ -26,6 +28,7 @@ def assemble(
     quantized: Mapping[str, QuantizedWeight],
     floats: Mapping[str, Tensor],
     calibration: dict[str, Any] | None = None,
+    sparse: Mapping[str, SparseWeight] | None = None,
 ) -> ArtifactContent:
     """The content, without grids of activations.
 
@@ -36,6 +39,7 @@ def assemble(
         quantized: the packed weights, carried over ones included.
         floats: the tensors that are not, by name.
         calibration: what `CalibrationData.describe` gives, where something was calibrated.
+        sparse: the weights in float of which only some are stored.
     """
     return ArtifactContent(
         family=source.spec.family,
@@ -46,7 +50,21 @@ def assemble(
         quantized=quantized,
         floats=floats,
         tied=tied_names(sites),
+        sparse=sparse or {},
     )
+
+
+def carried_sparse(source: Source, chosen: Collection[str]) -> Mapping[str, SparseWeight]:
+    """The sparse floats of an artifact that are not among the `chosen` weights; made when asked for."""
+    if source.content is None:
+        return {}
+    before = source.content.sparse
+    return Made((name for name in before if name not in chosen), before.__getitem__)
+
+
+def float_tensors(content: ArtifactContent) -> dict[str, Tensor]:
+    """What a float model is filled with: floats, and sparse ones with their zeros."""
+    return {**content.floats, **{name: weight.dequantize() for name, weight in content.sparse.items()}}
 
 
 def tied_names(sites: Sequence[WeightSite]) -> dict[str, str]:
@@ -55,11 +73,11 @@ def tied_names(sites: Sequence[WeightSite]) -> dict[str, str]:
 
 
 def left_in_float(
-    tensors: Mapping[str, Tensor], quantized: Mapping[str, QuantizedWeight], sites: Sequence[WeightSite]
+    tensors: Mapping[str, Tensor], stored: Collection[str], sites: Sequence[WeightSite]
 ) -> dict[str, Tensor]:
-    """The tensors that are neither packed nor another name of one that is stored."""
+    """The tensors that are neither `stored` as weights nor another name of one that is."""
     tied = tied_names(sites)
-    return {name: tensor for name, tensor in tensors.items() if name not in quantized and name not in tied}
+    return {name: tensor for name, tensor in tensors.items() if name not in stored and name not in tied}
 
 
 def resolve_recipe(

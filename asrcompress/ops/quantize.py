@@ -26,8 +26,16 @@ from asrcompress.ops.compress import (
     select,
     wants_statistics,
 )
-from asrcompress.ops.content import assemble, left_in_float, tied_names, whole_recipe
+from asrcompress.ops.content import (
+    assemble,
+    carried_sparse,
+    float_tensors,
+    left_in_float,
+    tied_names,
+    whole_recipe,
+)
 from asrcompress.ops.load import Source, build_float, build_model, open_source
+from asrcompress.ops.masks import kept_of
 from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, fits_in_memory
 from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.recipe import QuantizeConfig
@@ -152,20 +160,22 @@ def quantize_source(
         elif name in before:
             quantized[name] = before[name]
     progress(len(chosen), len(chosen))
-    floats = left_in_float(tensors, quantized, sites)
+    sparse = carried_sparse(source, chosen)
+    floats = left_in_float(tensors, {*quantized, *sparse}, sites)
     if config.bias_correction:
         correct_biases(floats, {name: floating[name] for name in chosen}, quantized, statistics)
     with _about(source.path):
         require_finite(floats)
-    content = assemble(source, config, sites, quantized, floats, data.describe())
+    content = assemble(source, config, sites, quantized, floats, data.describe(), sparse)
     if config.is_static:
         recorder, watching = recording_sites()
-        observed = build_model(replace(source, tensors=floats, checkpoint=None, content=content), observe=watching)
+        filled = replace(source, tensors=float_tensors(content), checkpoint=None, content=content)
+        observed = build_model(filled, observe=watching)
         run(observed.module, progress)
         content = replace(content, grids=recorder.grids(config))
         require_sites(content.grids, config)
     # Building the integer model now finds whatever does not fit before anything is on disk.
-    build_model(replace(source, tensors=floats, checkpoint=None, content=content))
+    build_model(replace(source, tensors=float_tensors(content), checkpoint=None, content=content))
     return content
 
 
@@ -204,15 +214,15 @@ def _stream(
         return tensor
 
     quantized: Mapping[str, QuantizedWeight] = Made(packed, weight_of)
-    left = set(packed) | tied_names(sites).keys()
+    sparse = carried_sparse(source, chosen)
+    left = {*packed, *sparse} | tied_names(sites).keys()
     floats: Mapping[str, Tensor] = Made((name for name in source.tensors if name not in left), float_of)
     if not fits_in_memory(source, memory_budget_bytes):
-        check_model(source, [*quantized, *floats], tied_names(sites))
-        return assemble(source, config, sites, quantized, floats)
-    quantized, floats = dict(quantized), dict(floats)
-    content = assemble(source, config, sites, quantized, floats)
+        check_model(source, [*quantized, *floats, *sparse], tied_names(sites))
+        return assemble(source, config, sites, quantized, floats, sparse=sparse)
+    content = assemble(source, config, sites, dict(quantized), dict(floats), sparse=dict(sparse))
     # Building the integer model now finds whatever does not fit before anything is on disk.
-    build_model(replace(source, tensors=floats, checkpoint=None, content=content))
+    build_model(replace(source, tensors=float_tensors(content), checkpoint=None, content=content))
     return content
 
 
@@ -252,7 +262,7 @@ def _pack(
 ) -> QuantizedWeight:
     if weight is None:
         raise AsrCompressError(f"{name} is missing; the file is not a whole {source.spec.family}")
-    return pack_weight(name, weight, config, statistics)
+    return pack_weight(name, weight, config, statistics, kept_of(source.content, name))
 
 
 @contextmanager
