@@ -36,3 +36,11 @@ Threads = Annotated[
     int,
     typer.Option("--threads", help="CPU threads; with 1, results repeat to the bit and times can be compared.", min=1),
 ]
+EntropyCoding = Annotated[
+    Optional[str],
+    typer.Option(
+        "--entropy-coding",
+        help="zstd: code every stored tensor that gets smaller by it, without loss. none undoes a recipe's. [default: none]",
+        show_default=False,
+    ),
+]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Output, Trust
+from asrcompress.cli.finetune_options import connect_if, with_finetune
+from asrcompress.cli.options import DataDir, EntropyCoding, Force, Json, ModelArgument, Output, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
 from asrcompress.errors import AsrCompressError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from asrcompress.ops.plan_file import PlanFile
 
 
+@with_finetune
 def quantize(
     model: ModelArgument = None,
     output: Output = None,
@@ -105,6 +107,7 @@ def quantize(
         Optional[list[str]],
         typer.Option(help="Glob over weight names to leave in float; may be repeated.", show_default=False),
     ] = None,
+    entropy_coding: EntropyCoding = None,
     config: Annotated[
         Optional[Path], typer.Option("--config", help="Recipe (.toml) with these options; the command line goes first.")
     ] = None,
@@ -120,6 +123,7 @@ def quantize(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be packed; write nothing.")] = False,
     force: Force = False,
     as_json: Json = False,
+    finetune: Any = None,
 ) -> None:
     """Pack a model's weights as low-bit integers into one .safetensors file, with a JSON sidecar beside it.
 
@@ -146,6 +150,7 @@ def quantize(
         bias_correction=bias_correction or None,
         include=include,
         exclude=exclude,
+        entropy_coding=entropy_coding,
     )
     from asrcompress.cli.trust import warn_of_trust
     from asrcompress.ops.quantize import Calibrate
@@ -162,17 +167,22 @@ def quantize(
         return
     if output is None:
         raise AsrCompressError("-o is missing: name the .safetensors file to write")
-    result = run(
-        path,
-        output,
-        quantize_config,
-        calibrate=Calibrate(calibrate, calibration_split, audio_root) if calibrate else None,
-        plan=plan_file,
-        data_dir=data_dir,
-        trust=trust_checkpoint,
-        force=force,
-        progress=progress_bar("quantize"),
-    )
+    with connect_if(finetune) as ranks:
+        result = run(
+            path,
+            output,
+            quantize_config,
+            calibrate=Calibrate(calibrate, calibration_split, audio_root) if calibrate else None,
+            plan=plan_file,
+            data_dir=data_dir,
+            trust=trust_checkpoint,
+            force=force,
+            progress=progress_bar("quantize"),
+            finetune=finetune,
+            ranks=ranks,
+        )
+    if ranks.rank:
+        return
     metrics, parent = result.record["metrics"], result.record["parent"]
     say(
         f"{result.path}: {format_bytes(metrics['size_bytes'])}, {metrics['model_size_ratio']:.2%} of the model's "
@@ -183,6 +193,9 @@ def quantize(
             else ""
         )
     )
+    if uncoded := metrics.get("size_bytes_without_entropy_coding"):
+        saved = 1 - metrics["size_bytes"] / uncoded
+        say(f"entropy coding: {format_bytes(uncoded)} without it, {saved:.2%} saved")
     if result.removed:
         say(f"removed what described the file before: {', '.join(path.name for path in result.removed)}")
     picked = result.record["recipe"].get("picked")

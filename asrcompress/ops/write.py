@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
+from asrcompress.artifact_size import size_bytes_without_coding
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, sha256_file, write_json
 from asrcompress.ops.audit import audit_artifact
@@ -63,6 +64,7 @@ def write_artifact(
     force: bool = False,
     check_size: Callable[[int], None] | None = None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    training: Callable[[Source], dict[str, Any]] | None = None,
 ) -> WrittenArtifact:
     """Write `content`, made from `source`, to `output` and describe it in `<output>.json`.
 
@@ -74,6 +76,7 @@ def write_artifact(
         force: replace what is there.
         check_size: is given the artifact's size in bytes before it has its name, and may raise.
         memory_budget_bytes: a model that needs more to be built and run is audited without a run.
+        training: is given the file as it is read back, and says what the sidecar records of how it was trained.
 
     Raises:
         AsrCompressError: the source's file is not what it was any more, or something cannot be written. Neither file is
@@ -87,7 +90,7 @@ def write_artifact(
     if picked:
         recipe = recipe | {"picked": dict(sorted(picked.items()))}
     try:
-        record = _record(output, parent, recipe, memory_budget_bytes)
+        record = _record(output, parent, recipe, memory_budget_bytes, training)
         removed = () if record["model"]["sha256"] == replaced or not force else _remove_sidecars(output)
         write_json(sidecar, record, force=force)
     except BaseException:  # an interrupt included: no artifact is left without its sidecar
@@ -110,7 +113,13 @@ def _remove_sidecars(output: Path) -> tuple[Path, ...]:
     return stale
 
 
-def _record(output: Path, parent: dict[str, Any], recipe: dict[str, Any], memory_budget_bytes: int) -> dict[str, Any]:
+def _record(
+    output: Path,
+    parent: dict[str, Any],
+    recipe: dict[str, Any],
+    memory_budget_bytes: int,
+    training: Callable[[Source], dict[str, Any]] | None,
+) -> dict[str, Any]:
     written = open_source(output)  # what is on disk is what is described
     model = describe(written, count_params(written))
     entries = byte_ledger(output)
@@ -122,7 +131,10 @@ def _record(output: Path, parent: dict[str, Any], recipe: dict[str, Any], memory
         "size_ratio": model["size_bytes"] / parent["size_bytes"],
         "model_size_ratio": model["model_size_bytes"] / parent["model_size_bytes"],
     }
+    if written.content and written.content.recipe.get("entropy_coding"):
+        metrics["size_bytes_without_entropy_coding"] = size_bytes_without_coding(output)
     ledger = {"entries": entries, "size_bytes": sum(entry["size_bytes"] for entry in entries)}
+    more = {"training": training(written)} if training else {}
     return build(
         "artifact",
         model=model,
@@ -131,5 +143,6 @@ def _record(output: Path, parent: dict[str, Any], recipe: dict[str, Any], memory
         recipe=recipe,
         parent=parent,
         ledger=ledger,
+        **more,
         honesty=audit_artifact(written, build_model(written)),
     )
