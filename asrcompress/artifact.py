@@ -174,7 +174,7 @@ def dump_record(record: Mapping[str, Any]) -> str:
 
 def is_artifact(path: str | Path) -> bool:
     """Whether a file's header says `format: asrcompress.*`. False for anything unreadable."""
-    header = _read_header(Path(path))
+    header = read_header(Path(path))
     metadata = header.get("__metadata__") if header else None
     return isinstance(metadata, dict) and str(metadata.get("format", "")).startswith("asrcompress.")
 
@@ -198,7 +198,41 @@ def read_bytes(path: str | Path) -> bytes:
 
 def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
     """`load_artifact` for bytes that were read already; `path` is for the messages."""
-    header = _parse_header(io.BytesIO(data), len(data))
+    require_format(_parse_header(io.BytesIO(data), len(data)), path)
+    try:
+        tensors = dict(sorted(load(data).items()))
+        record = json.loads(decode_text(JSON_NAME, tensors.pop(JSON_NAME)))
+        check_record(record)
+        tensors |= read_coded(record.get("coded", {}), tensors)
+        weights = {name: read_weight(name, entry, tensors) for name, entry in record["weights"].items()}
+        quantized = {name: weight for name, weight in weights.items() if isinstance(weight, QuantizedWeight)}
+        sparse = {name: weight for name, weight in weights.items() if isinstance(weight, SparseWeight)}
+        return content_of(record, quantized, sparse, tensors)
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+
+
+def content_of(
+    record: Mapping[str, Any],
+    quantized: Mapping[str, QuantizedWeight],
+    sparse: Mapping[str, SparseWeight],
+    floats: Mapping[str, Tensor],
+) -> ArtifactContent:
+    """The content that a checked record and the tensors beside it make.
+
+    Raises:
+        LookupError, TypeError, ValueError, AsrCompressError: a part is missing or damaged, or a tied name leads nowhere.
+    """
+    parts = {key: record[key] for key in ("family", "config", "vocabulary", "recipe", "parent", "tied")}
+    grids = from_tree(record.get("grids", {}))
+    known = quantized.keys() | sparse.keys() | floats.keys()
+    if not set(parts["tied"].values()) <= known:
+        raise ValueError("a tied name leads nowhere")
+    return ArtifactContent(quantized=quantized, floats=floats, grids=grids, sparse=sparse, **parts)
+
+
+def require_format(header: dict[str, Any] | None, path: str | Path) -> None:
+    """Raise where a header (None: there is none) is not that of an artifact of this version."""
     if header is None:
         raise AsrCompressError(
             f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize"
@@ -207,26 +241,12 @@ def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
     version = metadata.get("format") if isinstance(metadata, dict) else None
     if version != FORMAT:
         raise AsrCompressError(f"{path}: format '{version}' is not {FORMAT}; use the asrcompress that wrote it")
-    try:
-        tensors = dict(sorted(load(data).items()))
-        record = json.loads(decode_text(JSON_NAME, tensors.pop(JSON_NAME)))
-        _check_record(record)
-        tensors |= read_coded(record.get("coded", {}), tensors)
-        weights = {name: read_weight(name, entry, tensors) for name, entry in record["weights"].items()}
-        quantized = {name: weight for name, weight in weights.items() if isinstance(weight, QuantizedWeight)}
-        sparse = {name: weight for name, weight in weights.items() if isinstance(weight, SparseWeight)}
-        parts = {key: record[key] for key in ("family", "config", "vocabulary", "recipe", "parent", "tied")}
-        grids = from_tree(record.get("grids", {}))
-        content = ArtifactContent(quantized=quantized, floats=tensors, grids=grids, sparse=sparse, **parts)
-    except DAMAGE as error:
-        cause = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
-        raise AsrCompressError(f"{path}: is damaged ({cause}); write it again with asrcompress quantize") from error
-    known = content.quantized.keys() | content.sparse.keys() | content.floats.keys()
-    if not set(content.tied.values()) <= known:
-        raise AsrCompressError(
-            f"{path}: is damaged (a tied name leads nowhere); write it again with asrcompress quantize"
-        )
-    return content
+
+
+def damaged(path: str | Path, error: Exception) -> AsrCompressError:
+    """The one line for what went wrong while reading an artifact."""
+    cause = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+    return AsrCompressError(f"{path}: is damaged ({cause}); write it again with asrcompress quantize")
 
 
 def read_record(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -236,7 +256,7 @@ def read_record(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         AsrCompressError: it is none, or damaged.
     """
     path = Path(path)
-    header = _read_header(path)
+    header = read_header(path)
     try:
         tensors = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
         begin, end = tensors[JSON_NAME]["data_offsets"]
@@ -245,7 +265,7 @@ def read_record(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             handle.seek(8 + length + begin)
             data = handle.read(min(end - begin, path.stat().st_size))
         record = json.loads(decode_text(JSON_NAME, torch.frombuffer(bytearray(data), dtype=torch.uint8)))
-        _check_record(record)
+        check_record(record)
     except DAMAGE as error:
         raise AsrCompressError(f"{path}: is damaged ({error}); write it again with asrcompress quantize") from error
     return tensors, record
@@ -261,7 +281,7 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
         AsrCompressError: no safetensors header. A file that `load_artifact` accepts always has one.
     """
     path = Path(path)
-    header = _read_header(path)
+    header = read_header(path)
     if header is None:
         raise AsrCompressError(
             f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize"
@@ -294,7 +314,7 @@ def _kind(name: str, tensors: dict[str, Any]) -> str:
     return "float"
 
 
-def _check_record(record: dict[str, Any]) -> None:
+def check_record(record: dict[str, Any]) -> None:
     """Raise when a part of the record is missing (KeyError) or not of its type (TypeError)."""
     for key in ("config", "recipe", "parent", "weights", "tied"):
         if not isinstance(record[key], dict):
@@ -312,7 +332,7 @@ def _check_record(record: dict[str, Any]) -> None:
         raise TypeError("the 'previous' of its 'recipe' is not a list of objects")
 
 
-def _read_header(path: Path) -> dict[str, Any] | None:
+def read_header(path: Path) -> dict[str, Any] | None:
     """The JSON header of a safetensors file, or None when there is none."""
     try:
         with open(path, "rb") as handle:

@@ -137,6 +137,16 @@ def read_coded(coded: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: decode(name, tensors[name], plain) for name, plain in coded.items()}
 
 
+def outline_of_coded(name: str, plain: Any) -> Tensor:
+    """What a coded tensor was, on device meta.
+
+    Raises:
+        AsrCompressError: what the file says that it was is no type and shape.
+    """
+    dtype, shape = _checked(name, plain)
+    return torch.empty(shape, dtype=DTYPE_OF[dtype], device="meta")
+
+
 def _checked(name: str, plain: Any) -> Plain:
     if not isinstance(plain, list | tuple) or len(plain) != 2 or not isinstance(plain[1], list | tuple):
         raise AsrCompressError(f"{name}: is coded, and what it was is not recorded as a type and a shape")

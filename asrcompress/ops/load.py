@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,8 @@ from asrcompress.checkpoints import Checkpoint, read_checkpoint
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import sha256_file
 from asrcompress.integers.sites import Sites
+from asrcompress.mapped import Outlined, outlines
+from asrcompress.mapped_artifact import map_artifact
 from asrcompress.models import ModelSpec, get_family, recognise
 from asrcompress.modules.swap import find_weights
 from asrcompress.ops.compress import make_integer
@@ -28,6 +30,8 @@ from asrcompress.ops.recipe import recorded_rules
 from asrcompress.patterns import UNSTRUCTURED, parse_pattern, pattern_name
 from asrcompress.sidecar import describe_environment
 
+# From here on an artifact's weights may be unpacked one at a time; below, all of them take little enough.
+MAP_FROM_BYTES = 1 << 26
 # What building from a configuration that is not one can raise, in torch, in Fairseq and in our families.
 MISFIT = (LookupError, AttributeError, TypeError, ValueError, AssertionError, ArithmeticError, RuntimeError)
 
@@ -59,10 +63,16 @@ class LoadedModel:
     source: Source
 
 
-def open_source(path: str | Path, *, data_dir: Path | None = None, trust: bool = False) -> Source:
-    """Read a checkpoint or an artifact and recognise its family."""
+def open_source(path: str | Path, *, data_dir: Path | None = None, trust: bool = False, mapped: bool = False) -> Source:
+    """Read a checkpoint or an artifact and recognise its family.
+
+    `mapped`: an artifact of MAP_FROM_BYTES or more gives its weights when they are asked for, each time anew; smaller ones
+    are read whole. Checkpoints are mapped in any case (but for files of torch.save before 1.6, which are read whole).
+    """
     path = Path(path)
     if path.is_file() and is_artifact(path):
+        if mapped and path.stat().st_size >= MAP_FROM_BYTES:
+            return _map_source(path)
         data = read_bytes(path)
         content = parse_artifact(data, path)
         spec = ModelSpec(content.family, content.config, content.vocabulary)
@@ -77,6 +87,21 @@ def open_source(path: str | Path, *, data_dir: Path | None = None, trust: bool =
     spec = family.read_spec(checkpoint, data_dir)
     tensors = family.clean_tensors(checkpoint, spec)
     return Source(path, family, spec, tensors, checkpoint, None, checkpoint.sha256, checkpoint.size_bytes)
+
+
+def _map_source(path: Path) -> Source:
+    before = _identity(path)
+    content, sha256, size_bytes = map_artifact(path), sha256_file(path), path.stat().st_size
+    if _identity(path) != before:
+        raise _changed(path)
+    spec = ModelSpec(content.family, content.config, content.vocabulary)
+
+    def tensor_of(name: str) -> Tensor:
+        return content.sparse[name].dequantize() if name in content.sparse else content.floats[name]
+
+    shapes = {name: torch.empty(weight.shape, device="meta") for name, weight in outlines(content.sparse).items()}
+    tensors = Outlined({**outlines(content.floats), **shapes}, tensor_of)
+    return Source(path, get_family(content.family), spec, tensors, None, content, sha256, size_bytes)
 
 
 def require_model_file(path: Path) -> None:
@@ -112,11 +137,13 @@ def build_model(source: Source, *, device: str = "cpu", observe: Sites | None = 
     `observe`: sites that record; the model then computes in float, as the twins of level integer-only would on integers.
     """
     module = build_float(source)
-    quantized = source.content.quantized if source.content else {}
-    _fill(module, source, set(quantized))
-    if source.content:
+    content = source.content
+    if content:  # a tied weight is one object for all that share it
+        content = replace(content, quantized=dict(content.quantized))
+    _fill(module, source, set(content.quantized) if content else set())
+    if content:
         try:
-            _make_integer(module.eval(), source.content, device, observe)
+            _make_integer(module.eval(), content, device, observe)
         except AsrCompressError as error:
             raise AsrCompressError(f"{source.path}: {error}") from error
     return LoadedModel(module.eval().to(device), source)
@@ -194,12 +221,12 @@ def compression(content: ArtifactContent, num_params: int) -> dict[str, Any]:
     num_bits and granularity are None where the packed weights differ; `bits` lists what they have, `patterns` the N:M
     patterns that some of them have.
     """
-    weights = content.quantized.values()
+    weights = outlines(content.quantized).values()
     bits = sorted({weight.num_bits for weight in weights})
     granularities = {str(weight.granularity) for weight in weights}
     packed_params = sum(weight.codes.numel() for weight in weights)
     patterns = {pattern_name(weight.pattern) for weight in weights if weight.pattern}
-    patterns |= {pattern_name(weight.pattern or UNSTRUCTURED) for weight in content.sparse.values()}
+    patterns |= {pattern_name(weight.pattern or UNSTRUCTURED) for weight in outlines(content.sparse).values()}
     return {
         "num_bits": bits[0] if len(bits) == 1 else None,
         "bits": bits,
@@ -219,12 +246,12 @@ def count_params(source: Source) -> int:
     """Parameters of the model; a tied tensor counts once."""
     seen: set[int] = set()
     total = 0
-    for tensor in source.tensors.values():
-        if tensor.data_ptr() not in seen or tensor.numel() == 0:
+    for tensor in outlines(source.tensors).values():
+        if tensor.is_meta or tensor.data_ptr() not in seen or tensor.numel() == 0:
             seen.add(tensor.data_ptr())
             total += tensor.numel()
     if source.content:
-        total += sum(weight.codes.numel() for weight in source.content.quantized.values())
+        total += sum(weight.codes.numel() for weight in outlines(source.content.quantized).values())
     return total
 
 
