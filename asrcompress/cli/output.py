@@ -6,9 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from asrcompress.errors import AsrCompressError
+
+if TYPE_CHECKING:
+    from asrcompress.ops.finetune_job import Report
+    from asrcompress.training.trainer import Progress
 
 PROGRESS_AFTER_S = 2.0
 
@@ -74,15 +79,61 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
             shown = now
             left = (now - begin) / (done - first) * (total - done)
             filled = 24 * done // total
-            _wipe()
-            _line.append(f"{label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}, {_duration(left)} left")
-            sys.stderr.write(_line[0])
-            sys.stderr.flush()
+            _show(f"{label} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}, {_duration(left)} left")
 
     return update
 
 
+def finetune_progress() -> Report:
+    """Training, told: a line of progress with the development metric on a terminal, plain lines otherwise."""
+    from asrcompress.ops.finetune_job import Report
+
+    is_terminal = sys.stderr.isatty()
+    begin, first, shown = 0.0, -1, 0.0
+
+    def on_update(progress: Progress, total: int) -> None:
+        nonlocal begin, first, shown
+        now = time.monotonic()
+        if first < 0:
+            begin, first = now, progress.update
+        if not is_terminal or progress.update <= first or now - shown < 0.2:
+            return
+        shown = now
+        left = (now - begin) / (progress.update - first) * (total - progress.update)
+        filled = 24 * progress.update // total
+        best = progress.history[progress.best].metric
+        _show(
+            f"fine-tune [{'#' * filled}{'.' * (24 - filled)}] {progress.update}/{total}, {_duration(left)} left, "
+            f"dev {progress.history[-1].metric:.2%} (best {best:.2%})"
+        )
+
+    def on_evaluation(progress: Progress, total: int, metric: str) -> None:
+        line = progress.history[-1]
+        value = f"WER {line.metric:.2%}" if metric == "wer" else f"AU FA-FR {line.metric:.3e}"
+        parts = [f"dev {value}, loss {line.loss:.4f}"]
+        if line.training_loss is not None:
+            parts.append(f"training loss {line.training_loss:.4f}")
+        if line.mask_divergence:
+            parts.append(f"masks changed {line.mask_divergence:.2%}")
+        mark = " *" if progress.best == len(progress.history) - 1 else ""
+        say(f"fine-tune: update {line.update}/{total} (epoch {line.epoch:.1f}): {', '.join(parts)}{mark}")
+
+    def saved(path: Path, progress: Progress) -> None:
+        done = progress.history[-1].update if progress.history else 0
+        say(f"fine-tune: stopped; {path} holds update {done}, and the same command with --resume goes on from it")
+
+    return Report(on_update, on_evaluation, progress_bar("read speech"), saved)
+
+
 _line: list[str] = []  # of progress, where one is on the screen
+
+
+def _show(text: str) -> None:
+    """A line of progress, in the place of the one before."""
+    _wipe()
+    _line.append(text)
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _wipe() -> None:

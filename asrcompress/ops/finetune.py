@@ -75,7 +75,7 @@ class Learner(nn.Module):
         loss = sums.sum() * (1 - share)
         if share:
             expected = self._expected(positions, features, targets)
-            tokens = [max(int(count), 1) for count in counts]
+            tokens = [max(count, 1) for count in counts.tolist()]
             loss = loss + share * distillation(found, expected, tokens, temperature=self._config.temperature)
         return loss * weight
 
@@ -122,7 +122,7 @@ def finetune(
         teacher: whose output is learned, too; `source` itself where None.
         parallel: this rank.
         state: where the training is saved, and goes on from.
-        sizes: root mean square of each weight's inputs, (columns,) or (rows, columns), to choose masks by.
+        sizes: root mean square of each weight's inputs, (columns,) or (groups, columns), to choose masks by.
         on_update: called after each update, with the progress and the number of updates.
         on_evaluation: likewise after each evaluation.
 
@@ -187,7 +187,7 @@ def finetune(
 
 def current_floats(content: ArtifactContent) -> dict[str, Tensor]:
     """What `open_source` would give as the tensors of a file with this content."""
-    return content.floats | {name: weight.dequantize() for name, weight in content.sparse.items()}
+    return {**content.floats, **{name: weight.dequantize() for name, weight in content.sparse.items()}}
 
 
 def _trained(

@@ -34,10 +34,12 @@ from asrcompress.ops.content import (
     tied_names,
     whole_recipe,
 )
+from asrcompress.ops.finetune_job import FinetuneJob, Training
 from asrcompress.ops.load import Source, build_float, build_model, open_source
 from asrcompress.ops.masks import kept_of
 from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, fits_in_memory
 from asrcompress.ops.plan_file import PlanFile
+from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_artifact
 from asrcompress.quantizers.statistics import InputStatistics
@@ -66,12 +68,15 @@ def quantize(
     force: bool = False,
     progress: Progress = lambda done, total: None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    finetune: FinetuneJob | None = None,
+    ranks: Ranks | None = None,
 ) -> WrittenArtifact:
     """Pack the weights of `path` into `output` and describe it in `<output>.json`.
 
     `calibrate` names the speech that level integer-only and some methods need. `plan` is where the options are from: it
     must be for this file, and what is written never exceeds its budget. A model that needs more than
     `memory_budget_bytes` to run is packed weight by weight where nothing is calibrated, and its file is audited without a run.
+    `finetune` trains what is packed before it is written; `ranks` are those that train together, and the first one writes.
 
     Raises:
         AsrCompressError: unreadable input, an option that does not fit, an output that exists, a plan that is for
@@ -83,17 +88,27 @@ def quantize(
     if plan:
         plan.require_model(path, source.sha256)
         config = replace(config, plan=plan.sha256)
-    data = _read_data(source, config, calibrate)
-    content = quantize_source(source, config, data=data, progress=progress, memory_budget_bytes=memory_budget_bytes)
-    return write_artifact(
-        output,
-        content,
-        source,
-        whole_recipe(content, config, plan),
-        force=force,
-        check_size=plan.require_size if plan else None,
-        memory_budget_bytes=memory_budget_bytes,
+    training = None
+    if finetune:
+        training = Training(finetune, source, output, ranks or Ranks(), data_dir=data_dir, trust=trust)
+    data = _read_data(source, config, calibrate, finetune)
+    content = quantize_source(
+        source, config, data=data, progress=progress, memory_budget_bytes=memory_budget_bytes, train=training
     )
+
+    def write() -> WrittenArtifact:
+        return write_artifact(
+            output,
+            content,
+            source,
+            whole_recipe(content, config, plan),
+            force=force,
+            check_size=plan.require_size if plan else None,
+            memory_budget_bytes=memory_budget_bytes,
+            training=training.describe if training else None,
+        )
+
+    return training.finish(write) if training else write()
 
 
 def plan(
@@ -125,6 +140,7 @@ def quantize_source(
     data: CalibrationData | None = None,
     progress: Progress = lambda done, total: None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    train: Training | None = None,
 ) -> ArtifactContent:
     """The content of the artifact; writes nothing. Weights that are packed already and not chosen are carried over.
 
@@ -141,7 +157,8 @@ def quantize_source(
         require_patterns(module, (name for name in first if name in chosen), config)
         require_twins(module, sites, config)
     if data is None:
-        return _stream(source, config, sites, chosen, progress, memory_budget_bytes)
+        content = _stream(source, config, sites, chosen, progress, memory_budget_bytes)
+        return train(content, {}) if train else content
     tensors = {name: as_float(tensor) for name, tensor in source.tensors.items()}
     tied = tied_names(sites)
     floating = tensors | {name: weight.dequantize() for name, weight in before.items()}
@@ -167,6 +184,9 @@ def quantize_source(
     with _about(source.path):
         require_finite(floats)
     content = assemble(source, config, sites, quantized, floats, data.describe(), sparse)
+    if train:
+        content = train(content, statistics)
+        floats = dict(content.floats)
     if config.is_static:
         recorder, watching = recording_sites()
         filled = replace(source, tensors=float_tensors(content), checkpoint=None, content=content)
@@ -231,10 +251,14 @@ def _sites(source: Source) -> list[WeightSite]:
         return find_weights(build_float(source))
 
 
-def _read_data(source: Source, config: QuantizeConfig, calibrate: Calibrate | None) -> CalibrationData | None:
+def _read_data(
+    source: Source, config: QuantizeConfig, calibrate: Calibrate | None, finetune: FinetuneJob | None = None
+) -> CalibrationData | None:
     """The calibration data that the options need; asked for before any work is done."""
     needing = [f"--{option}" for option in config.data_needed]
     if calibrate is None:
+        if needing and finetune:
+            return finetune.calibration(source, config.calibration_limit)
         if needing:
             raise AsrCompressError(
                 f"{needing[0]} needs speech to calibrate with; add --calibrate DATA, such as the dev set"

@@ -37,6 +37,21 @@ class Ranks:
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
         self._store, self._num_gathers = store, 0
 
+    @property
+    def store(self) -> Any:
+        """A part of the store for others to talk through, torch.distributed's process groups; None where there is one rank."""
+        if self._store is None:
+            return None
+        from torch.distributed import PrefixStore
+
+        return PrefixStore("group", self._store)
+
+    @property
+    def local_rank(self) -> int:
+        """Of this process on its machine, as torchrun says; `rank` where nobody does."""
+        text = os.environ.get("LOCAL_RANK", "")
+        return int(text) if text.isdigit() else self.rank
+
     def beat(self) -> None:
         """A sign of life, to be given during work that takes long."""
         if self._store is not None:

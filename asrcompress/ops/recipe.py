@@ -325,6 +325,30 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return options
 
 
+def read_finetune_table(path: str | Path) -> dict[str, Any]:
+    """The table [finetune] of a recipe, in FinetuneConfig's words; empty without one.
+
+    Raises:
+        AsrCompressError: the file is no recipe, or the table says something that FinetuneConfig does not.
+    """
+    import tomllib
+
+    from asrcompress.ops.finetune_config import FinetuneConfig
+
+    table = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("finetune", {})
+    known = {field.name: field for field in fields(FinetuneConfig)}
+    if not isinstance(table, dict):
+        raise AsrCompressError(f"{path}: 'finetune' must be a table, under a line [finetune]")
+    for key in table:
+        if key not in known:
+            raise AsrCompressError(f"{path}: '{key}' is not an option of [finetune]; use {', '.join(known)}")
+    try:
+        FinetuneConfig(**table)
+    except (AsrCompressError, TypeError) as error:
+        raise AsrCompressError(f"{path}: [finetune]: {error}") from error
+    return table
+
+
 def read_options(given: dict[str, Any], where: Path | str) -> dict[str, Any]:
     """Options as a recipe has them, checked, in QuantizeConfig's words. Rules are tables or Rules.
 
@@ -333,6 +357,7 @@ def read_options(given: dict[str, Any], where: Path | str) -> dict[str, Any]:
     """
     options = dict(given)
     options.pop("plan", None)  # what a plan file predicts; plan_file.py reads it
+    options.pop("finetune", None)  # how it is trained; read_finetune_table reads it
     rules = options.pop("rules", ())
     for key, value in options.items():
         if key not in OPTION_TYPES:

@@ -6,7 +6,9 @@ The modules stay the family's own: whoever asks for a weight, fused attention in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +36,6 @@ def attach(model: nn.Module, names: Mapping[str, Sequence[str]], weights: Mappin
         if isinstance(module, nn.RNNBase):
             # It keeps a list of its weights besides, which would stay what it was.
             module.register_forward_pre_hook(_renew)
-            module.dropout = 0.0
     return freeze_noise(model)
 
 
@@ -44,6 +45,8 @@ def freeze_noise(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module.train()  # cuDNN has no gradient in eval mode
+            module.dropout = 0.0
+            module.forward = partial(_in_float, module.forward)
     return model
 
 
@@ -70,6 +73,15 @@ def read_plain(parameters: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[
 
 def _renew(module: nn.RNNBase, args: Any) -> None:
     module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
+def _in_float(forward: Callable[..., Any], *args: Any) -> Any:
+    """A recurrent layer outside of autocast, which would run it in float16 whatever type it was told, gradients included."""
+    floats = [arg.float() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
+    with torch.autocast("cuda", enabled=False), warnings.catch_warnings():
+        # Weights that were just computed do not lie in one piece, as cuDNN has it at its quickest.
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+        return forward(*floats)
 
 
 def without_gradient(model: nn.Module) -> list[str]:

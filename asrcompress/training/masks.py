@@ -20,7 +20,7 @@ class Chooser:
 
     pattern: (keep_n, group_m); None for the `num_kept` that count most of the whole weight.
     num_kept: of the weight, where there is no pattern.
-    size: (columns,) or (rows, columns), of inputs; None where all count the same.
+    size: (columns,) or (groups, columns), of inputs; None where all count the same.
     """
 
     pattern: Pattern | None
@@ -31,7 +31,10 @@ class Chooser:
         """weight (rows, ...) -> mask (rows, columns), exact in every group; of equals the first is kept."""
         score = weight.detach().reshape(weight.shape[0], -1).abs()
         if self.size is not None:
-            score = score * self.size.to(score.device)
+            size = self.size.to(score.device)
+            if size.dim() == 2:  # a grouped convolution's rows see the inputs of their group
+                size = size.repeat_interleave(len(score) // len(size), dim=0)
+            score = score * size
         if self.pattern is not None:
             return keep_largest(score, *self.pattern)
         order = score.flatten().argsort(descending=True, stable=True)

@@ -74,9 +74,8 @@ class TrainingState:
                 if value is None:
                     continue
                 if kind == "step":
-                    trainer.optimizer.state[parameter][kind] = (
-                        value.to(parameter.device) if parameter.is_cuda else value
-                    )
+                    is_fused = trainer.optimizer.param_groups[0]["fused"]  # then it is counted where the parameter is
+                    trainer.optimizer.state[parameter][kind] = value.to(parameter.device) if is_fused else value
                     continue
                 moments = torch.zeros_like(parameter, requires_grad=False)
                 fill(moments, value)

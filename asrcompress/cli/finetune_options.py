@@ -1,0 +1,161 @@
+"""The options of fine-tuning, for every command that has `--finetune`.
+
+`with_finetune` adds them to a command, which gets what was asked for as one argument, `finetune`: a `FinetuneJob`, or None.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from asrcompress.cli.output import finetune_progress
+from asrcompress.errors import AsrCompressError
+
+if TYPE_CHECKING:
+    from asrcompress.ops.finetune_job import FinetuneJob
+    from asrcompress.ops.ranks import Ranks
+
+PANEL = "Fine-tuning"
+
+
+def _option(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=PANEL, show_default=False)
+
+
+def _options(
+    finetune: Annotated[
+        Optional[Path],
+        _option(
+            "Train the compressed model on this speech (what eval takes as data), on the grids and masks that are stored. Starts at the "
+            "one-shot result; needs --dev. Under torchrun, all ranks train together."
+        ),
+    ] = None,
+    dev: Annotated[
+        Optional[Path],
+        _option("Speech that decides which weights are best. [default: the val split, of a keyword set]"),
+    ] = None,
+    finetune_split: Annotated[Optional[str], _option("Of a keyword set. [default: train]")] = None,
+    keyword: Annotated[Optional[str], _option("The word that is to be heard, of a set of many words.")] = None,
+    dev_split: Annotated[Optional[str], _option("Of a keyword set. [default: val]")] = None,
+    finetune_limit: Annotated[
+        Optional[int], _option("Utterances to train on, spread evenly over the set. [default: all]")
+    ] = None,
+    epochs: Annotated[Optional[float], _option("Passes over the training set. [default: 8]")] = None,
+    batch_size: Annotated[Optional[int], _option("Utterances of an update, over all ranks. [default: 32]")] = None,
+    learning_rate: Annotated[Optional[float], _option("The largest; a cosine brings it down. [default: 1e-4]")] = None,
+    warmup: Annotated[Optional[float], _option("Share of the updates. [default: 0.05]")] = None,
+    clip_norm: Annotated[Optional[float], _option("Largest norm of the gradient. [default: 1]")] = None,
+    distillation: Annotated[
+        Optional[float],
+        _option("Weight of the teacher's output against the references, 0 to 1. [default: 0.7]"),
+    ] = None,
+    temperature: Annotated[Optional[float], _option("Of the teacher's output. [default: 1]")] = None,
+    teacher: Annotated[
+        Optional[Path], _option("Model whose output is learned, too. [default: MODEL, as it was read]")
+    ] = None,
+    mask_schedule: Annotated[
+        Optional[str],
+        _option("When N:M masks are chosen: one-shot, few-shot or every-step. [default: one-shot]"),
+    ] = None,
+    mask_interval: Annotated[Optional[int], _option("Updates from mask to mask, few-shot. [default: 50]")] = None,
+    mask_until: Annotated[
+        Optional[float], _option("Share of the training after which masks stay. [default: 0.7]")
+    ] = None,
+    sr_ste: Annotated[
+        Optional[float],
+        _option("How strongly dropped weights are pulled to 0 where masks change (SR-STE). [default: 2e-4]"),
+    ] = None,
+    scales: Annotated[Optional[str], _option("learned, or fixed: as --method chose them. [default: learned]")] = None,
+    evaluations: Annotated[Optional[int], _option("Of --dev, per epoch. [default: 1]")] = None,
+    patience: Annotated[
+        Optional[int], _option("Evaluations without a better one that end the training; 0: none do. [default: 0]")
+    ] = None,
+    precision: Annotated[
+        Optional[str], _option("auto, float32 or bfloat16; auto is bfloat16 on CUDA. [default: auto]")
+    ] = None,
+    parallel: Annotated[
+        Optional[str],
+        _option("Under torchrun: data (each rank has the model) or sharded (each has a part, FSDP). [default: data]"),
+    ] = None,
+    device: Annotated[Optional[str], _option("cpu or cuda. [default: cpu]")] = None,
+    seed: Annotated[Optional[int], _option("Of the order of utterances. [default: 1]")] = None,
+    resume: Annotated[
+        bool, _option("Go on with a training that was stopped, from its last evaluation.", "--resume")
+    ] = False,
+) -> None:
+    """Nothing but a signature."""
+
+
+def with_finetune(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, which takes `finetune`, with the options of fine-tuning; `config` and `force` are read beside them."""
+    own = inspect.signature(command, eval_str=True)
+    added = inspect.signature(_options, eval_str=True)
+    kept = [parameter for name, parameter in own.parameters.items() if name != "finetune"]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        options = {name: given.pop(name) for name in added.parameters}
+        job = _job(given.get("config"), given.get("audio_root"), bool(given.get("force")), options)
+        command(**given, finetune=job)
+
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*kept, *added.parameters.values())
+    ]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__  # typer would look at the command's own signature
+    return run
+
+
+def _job(config: Path | None, audio_root: Path | None, force: bool, options: dict[str, Any]) -> FinetuneJob | None:
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    train = given.pop("finetune", None)
+    if train is None:
+        if given:
+            name = next(iter(given)).replace("_", "-")
+            raise AsrCompressError(f"--{name}: is for fine-tuning; add --finetune TRAIN, or leave it out")
+        return None
+    from asrcompress.ops.finetune_config import FinetuneConfig
+    from asrcompress.ops.finetune_job import FinetuneJob
+    from asrcompress.ops.recipe import read_finetune_table
+
+    paths = {name: given.pop(name, None) for name in ("dev", "finetune_split", "keyword", "dev_split", "teacher")}
+    device, resume = given.pop("device", "cpu"), given.pop("resume", False)
+    if "finetune_limit" in given:
+        given["limit"] = given.pop("finetune_limit")
+    table = read_finetune_table(config) if config else {}
+    return FinetuneJob(
+        train=train,
+        config=FinetuneConfig(**table | given),
+        audio_root=audio_root,
+        device=device,
+        resume=resume,
+        force=force,
+        report=finetune_progress(),
+        **paths,
+    )
+
+
+@contextmanager
+def connect_if(finetune: FinetuneJob | None) -> Iterator[Ranks]:
+    """The ranks that train together; one, where nothing is trained.
+
+    Raises:
+        AsrCompressError: torchrun started several, and there is nothing for them to share.
+    """
+    from asrcompress.ops.ranks import Ranks, connect
+
+    if finetune is not None:
+        with connect() as ranks:
+            yield ranks
+        return
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise AsrCompressError("torchrun: without --finetune there is no work to share; run it as one process")
+    yield Ranks()
