@@ -115,7 +115,7 @@ def keep_largest(score: Tensor, keep_n: int, group_m: int) -> Tensor:
 
 def places(score: Tensor) -> Tensor:
     """(members, ...) -> uint8: how many members have a larger score, or as large a one and come before."""
-    ahead = torch.zeros(score.shape, dtype=torch.uint8)
+    ahead = torch.zeros(score.shape, dtype=torch.uint8, device=score.device)
     for one, other in combinations(range(len(score)), 2):
         first = score[one] >= score[other]
         ahead[other] += first

@@ -44,17 +44,18 @@ class DevelopmentSet:
         parallel = parallel or Parallel()
         family, spec, data = loaded.source.family, loaded.source.spec, self.data
         transcribe = family.transcriber(spec, loaded.module, beam=1) if data.labels is None else None
+        device = next(iter(loaded.module.state_dict().values())).device
         batches = make_batches(data.features, self.batch_size)[parallel.rank :: parallel.size]
         sums, counts, texts = [], 0, {}
         scores = [0.0] * len(data.features)
         for positions in batches:
-            features = [data.features[position] for position in positions]
+            features = [data.features[position].to(device) for position in positions]
             targets = [data.targets[position] for position in positions]
             with torch.no_grad():
                 found = family.log_probs(spec, loaded.module, features, targets)
                 losses, tokens = negative_log_likelihood(family, spec, found, targets)
                 results = transcribe(features) if transcribe else family.scores(loaded.module, features)
-            sums += [float(loss) for loss in losses]
+            sums += losses.tolist()
             counts += int(tokens.sum())
             for position, result in zip(positions, results, strict=True):
                 if transcribe:
