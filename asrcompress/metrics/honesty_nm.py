@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FIRST_ROWS = 16
 KNOWN = ((1, 4), (2, 4))  # what `detect` looks for, sparsest first
 
 
@@ -24,7 +25,7 @@ class PatternCount:
     fault: str
 
 
-def count_pattern(mask: Tensor, keep_n: int, group_m: int, name: str) -> PatternCount:
+def count_pattern(mask: Tensor, keep_n: int, group_m: int, name: str, *, who: str = "") -> PatternCount:
     """Count every group.
 
     Args:
@@ -32,6 +33,7 @@ def count_pattern(mask: Tensor, keep_n: int, group_m: int, name: str) -> Pattern
         keep_n: values kept of every `group_m`.
         group_m: size of a group.
         name: of the weight, for the message.
+        who: claims it, where that is not the weight itself, such as "the recipe ".
     """
     rows = mask.reshape(mask.shape[0], -1)
     if rows.shape[1] % group_m:
@@ -39,24 +41,39 @@ def count_pattern(mask: Tensor, keep_n: int, group_m: int, name: str) -> Pattern
             f"{name}: {rows.shape[1]} inputs do not divide into groups of {group_m}, so it has no {keep_n}:{group_m}"
         )
         return PatternCount(keep_n, group_m, (), fault)
-    kept = rows.reshape(rows.shape[0], -1, group_m).sum(dim=-1)
-    histogram = torch.bincount(kept.flatten(), minlength=group_m + 1).tolist()
-    wrong = (kept > keep_n).nonzero()
+    kept = torch.zeros(rows.shape[0], rows.shape[1] // group_m, dtype=torch.uint8)
+    for place in range(group_m):
+        kept += rows[:, place::group_m]
+    histogram = [int((kept == count).sum()) for count in range(group_m + 1)]
+    wrong = (kept > keep_n).nonzero() if any(histogram[keep_n + 1 :]) else torch.empty(0, 2)
     fault = ""
     if len(wrong):
         row, group = (int(index) for index in wrong[0])
         more = f" (and {len(wrong) - 1} more groups)" if len(wrong) > 1 else ""
         fault = (
-            f"{name}: claims {keep_n}:{group_m}, but row {row} has {int(kept[row, group])} values in inputs "
+            f"{name}: {who}claims {keep_n}:{group_m}, but row {row} has {int(kept[row, group])} values in inputs "
             f"{group * group_m}..{(group + 1) * group_m - 1}{more}"
         )
     return PatternCount(keep_n, group_m, tuple(histogram), fault)
+
+
+def count_zeros(mask: Tensor, sparsity: float, name: str, *, who: str = "") -> str:
+    """The fault, "" where there is none, of a claim that this fraction of a weight's values are 0.
+
+    The count that is due is exact: the nearest whole number, but never all of them.
+    """
+    zeros, count = int((~mask).sum()), mask.numel()
+    due = min(round(sparsity * count), count - 1)
+    return "" if zeros >= due else f"{name}: {who}claims {due:,} zeros of {count:,} values, but has {zeros:,}"
 
 
 def detect_pattern(mask: Tensor) -> str | None:
     """The sparsest known pattern that every group keeps to, such as "2:4"; None for a dense weight."""
     columns = mask.reshape(mask.shape[0], -1).shape[1]
     for keep_n, group_m in KNOWN:
-        if columns % group_m == 0 and not count_pattern(mask, keep_n, group_m, "").fault:
+        if columns % group_m:
+            continue
+        first = mask[:FIRST_ROWS]  # of a dense weight, they tell
+        if not any(count_pattern(part, keep_n, group_m, "").fault for part in (first, mask)):
             return f"{keep_n}:{group_m}"
     return None
