@@ -17,6 +17,7 @@ from asrcompress.cli.output import emit, say
 from asrcompress.cli.quantize import quantize
 from asrcompress.cli.report import report
 from asrcompress.cli.sensitivity import sensitivity
+from asrcompress.cli.sparsify import sparsify
 from asrcompress.errors import EXIT_BROKEN_PIPE, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, AsrCompressError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(analyze)
 app.command()(quantize)
+app.command()(sparsify)
 app.command("eval")(evaluate)
 app.command()(sensitivity)
 app.command()(report)

@@ -36,6 +36,7 @@ from asrcompress.ops.load import (
 )
 from asrcompress.ops.reference import compare_with_reference
 from asrcompress.sidecar import build, sidecar_path
+from asrcompress.stored_weight import PARTS
 
 MACS_CONVENTIONS = ("true", *CONVENTIONS)
 MAX_COUNT = 10**6  # inputs and tokens
@@ -222,10 +223,11 @@ def stored_bytes(source: Source) -> dict[str, tuple[int, int]]:
     """Tensor name -> (parameters, bytes) as the file stores them; a tied tensor counts under its first name."""
     if source.content:
         sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(source.path)}
-        stored = {name: (tensor.numel(), sizes[name]) for name, tensor in source.tensors.items()}
-        for name, weight in source.content.quantized.items():
-            size = sum(sizes.get(f"{name}_{part}", 0) for part in ("packed", "pattern", "scale", "zero_point"))
-            stored[name] = (weight.codes.numel(), size)
+        weights = {name: weight.codes.numel() for name, weight in source.content.quantized.items()}
+        weights |= {name: weight.mask.numel() for name, weight in source.content.sparse.items()}
+        stored = {name: (tensor.numel(), sizes[name]) for name, tensor in source.tensors.items() if name not in weights}
+        for name, count in weights.items():
+            stored[name] = (count, sum(sizes.get(f"{name}_{part}", 0) for part in PARTS))
         return stored
     stored, seen = {}, set()
     for name, tensor in source.tensors.items():

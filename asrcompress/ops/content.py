@@ -41,16 +41,29 @@ def assemble(
         calibration: what `CalibrationData.describe` gives, where something was calibrated.
         sparse: the weights in float of which only some are stored.
     """
+    recipe = resolve_recipe(source, config, sites, quantized, calibration)
+    return assemble_step(source, recipe, tied_names(sites), quantized, floats, sparse or {})
+
+
+def assemble_step(
+    source: Source,
+    recipe: dict[str, Any],
+    tied: dict[str, str],
+    quantized: Mapping[str, QuantizedWeight],
+    floats: Mapping[str, Tensor],
+    sparse: Mapping[str, SparseWeight],
+) -> ArtifactContent:
+    """The content that a step with this recipe makes of `source`, without grids of activations."""
     return ArtifactContent(
         family=source.spec.family,
         config=source.spec.config,
         vocabulary=source.spec.vocabulary,
-        recipe=resolve_recipe(source, config, sites, quantized, calibration),
+        recipe=recipe,
         parent={"sha256": source.sha256},  # sizes stand in the sidecar: these bytes count
         quantized=quantized,
         floats=floats,
-        tied=tied_names(sites),
-        sparse=sparse or {},
+        tied=tied,
+        sparse=sparse,
     )
 
 

@@ -308,16 +308,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     Raises:
         AsrCompressError: cannot be read, is not TOML, or says something that a recipe does not.
     """
-    import tomllib
-
     path = Path(path)
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AsrCompressError(f"{path}: the recipe could not be read: {error.strerror}") from error
-    except ValueError as error:
-        raise AsrCompressError(f"{path}: is not TOML ({error}); see samples/recipes") from error
-    options = read_options(recipe, path)
+    options = read_options(read_toml(path), path)
     try:
         QuantizeConfig(**options)
     except AsrCompressError as error:
@@ -331,11 +323,9 @@ def read_finetune_table(path: str | Path) -> dict[str, Any]:
     Raises:
         AsrCompressError: the file is no recipe, or the table says something that FinetuneConfig does not.
     """
-    import tomllib
-
     from asrcompress.ops.finetune_config import FinetuneConfig
 
-    table = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("finetune", {})
+    table = read_toml(path).get("finetune", {})
     known = {field.name: field for field in fields(FinetuneConfig)}
     if not isinstance(table, dict):
         raise AsrCompressError(f"{path}: 'finetune' must be a table, under a line [finetune]")
@@ -347,6 +337,23 @@ def read_finetune_table(path: str | Path) -> dict[str, Any]:
     except (AsrCompressError, TypeError) as error:
         raise AsrCompressError(f"{path}: [finetune]: {error}") from error
     return table
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A recipe file as TOML has it, unchecked.
+
+    Raises:
+        AsrCompressError: cannot be read, or is not TOML.
+    """
+    import tomllib
+
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AsrCompressError(f"{path}: the recipe could not be read: {error.strerror}") from error
+    except ValueError as error:
+        raise AsrCompressError(f"{path}: is not TOML ({error}); see samples/recipes") from error
 
 
 def read_options(given: dict[str, Any], where: Path | str) -> dict[str, Any]:
@@ -362,7 +369,7 @@ def read_options(given: dict[str, Any], where: Path | str) -> dict[str, Any]:
     for key, value in options.items():
         if key not in OPTION_TYPES:
             raise AsrCompressError(f"{where}: '{key}' is not an option; use {', '.join((*OPTION_TYPES, 'rules'))}")
-        _check_type(where, key, value, OPTION_TYPES[key])
+        check_type(where, key, value, OPTION_TYPES[key])
     if not isinstance(rules, list | tuple) or not all(isinstance(rule, dict | Rule) for rule in rules):
         raise AsrCompressError(f"{where}: 'rules' must be tables, each under a line [[rules]]")
     read = tuple(rule if isinstance(rule, Rule) else _read_rule(where, rule) for rule in rules)
@@ -383,9 +390,9 @@ def _read_rule(where: Path | str, rule: dict[str, Any]) -> Rule:
         if key not in RULE_KEYS:
             raise AsrCompressError(f"{where}: '{key}' is not an option of a rule; use {', '.join(RULE_KEYS)}")
         if key == "modules" and isinstance(value, list):
-            _check_type(where, key, value, list)
+            check_type(where, key, value, list)
         else:
-            _check_type(where, key, value, {"bits": int, "sparsity": float}.get(key, str))
+            check_type(where, key, value, {"bits": int, "sparsity": float}.get(key, str))
     if "modules" not in rule:
         raise AsrCompressError(f"{where}: a rule has no 'modules'; give a glob such as modules = 'decoder.*'")
     try:
@@ -394,7 +401,8 @@ def _read_rule(where: Path | str, rule: dict[str, Any]) -> Rule:
         raise AsrCompressError(f"{where}: {error}") from error
 
 
-def _check_type(where: Path | str, key: str, value: Any, wanted: type) -> None:
+def check_type(where: Path | str, key: str, value: Any, wanted: type) -> None:
+    """Raise when the value of an option is of another type than `wanted`; a list is one of strings."""
     value = list(value) if isinstance(value, tuple) else value
     if type(value) is not wanted or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
         raise AsrCompressError(f"{where}: '{key}' must be {'a list of strings' if wanted is list else wanted.__name__}")
