@@ -7,7 +7,9 @@ Judging is in metrics/honesty*.py; here are the file and the run. Writes and pri
 from __future__ import annotations
 
 import json
+import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,19 @@ from torch import Tensor, nn
 
 from asrcompress.artifact import byte_ledger, read_record
 from asrcompress.errors import AsrCompressError
+from asrcompress.grids import QuantizedWeight
+from asrcompress.mapped import outlines
 from asrcompress.metrics.honesty import LEVELS, Finding, float_ops, holders, judge_run, never_ran, reached
 from asrcompress.metrics.honesty_coverage import Stored, coverage
 from asrcompress.metrics.honesty_fake import fake_quantized
-from asrcompress.metrics.honesty_file import code_table, judge_file
+from asrcompress.metrics.honesty_file import judge_file
+from asrcompress.metrics.honesty_weight import Claim, WeightFacts, count_weight, miscounts
 from asrcompress.metrics.trace import Trace, trace_run
 from asrcompress.modules.swap import find_weights
+from asrcompress.ops.claims import recipe_claims
 from asrcompress.ops.load import LoadedModel, Source, build_float
+from asrcompress.sparse import SparseWeight
+from asrcompress.stored_weight import PARTS
 
 AUDIT_DURATION_S = 1.0
 DECODED_TOKENS = 4
@@ -48,7 +56,9 @@ def audit(source: Source, loaded: LoadedModel, trace: Trace, inputs: tuple[Tenso
         inputs: what that pass was given.
     """
     unused = _unused(source, loaded, trace, inputs)
-    findings = [*_file_findings(source), *judge_run(loaded.module, trace, unused=unused)]
+    claims = recipe_claims(source)
+    facts = _facts(source, claims)
+    findings = [*_file_findings(source, facts), *judge_run(loaded.module, trace, unused=unused)]
     traces = {"forward": trace}
     if source.content and source.family.TASK == "asr":
         traces["decoding"] = trace_decoding(loaded)
@@ -57,20 +67,77 @@ def audit(source: Source, loaded: LoadedModel, trace: Trace, inputs: tuple[Tenso
         findings += [Finding(f.level, f"while decoding: {f.text}") for f in late if f.text not in known]
     fakes = fake_quantized(source.tensors)
     claimed = source.content.recipe.get("level") if source.content else None
-    quantized = source.content.quantized if source.content else {}
-    level = reached(findings, any_packed=bool(quantized))
+    level = reached(findings, any_packed=bool(_tables(facts)["codes"]))
     return {
         "claimed": claimed,
         "reached": level,
-        "violations": _violations(findings, claimed, level) + [fake.text for fake in fakes],
+        "violations": _violations(findings, claimed, level, _miscounts(source, facts, claims))
+        + [fake.text for fake in fakes],
         "prevents": _prevents(findings, level),
         "unused": unused,
         "coverage": coverage(stored_tensors(source), trace, holders(loaded.module), size_bytes=source.size_bytes),
         "float_ops": _float_ops(traces),
         "crossings": _crossings(traces),
-        "codes": code_table(quantized),
+        **_tables(facts),
         "fake_quantized": [fake.record() for fake in fakes],
     }
+
+
+def audit_file(source: Source, warning: str) -> dict[str, Any]:
+    """The `honesty` block of a file whose model was not run: what its bytes prove, which is level stored at most.
+
+    Looks at one weight at a time. What only a run tells is null, and `warning` says why there was none. Levels above are
+    not reached, since nothing proves them; that contradicts no claim.
+    """
+    claims = recipe_claims(source)
+    facts = _facts(source, claims)
+    findings = _file_findings(source, facts)
+    fakes = fake_quantized(source.tensors)
+    claimed = source.content.recipe.get("level") if source.content else None
+    unproven = [Finding("computed", warning)]
+    level = reached([*findings, *unproven], any_packed=bool(_tables(facts)["codes"]))
+    provable = claimed if claimed not in LEVELS or LEVELS.index(claimed) <= LEVELS.index("stored") else "stored"
+    return {
+        "claimed": claimed,
+        "reached": level,
+        "violations": _violations(findings, provable, level, _miscounts(source, facts, claims))
+        + [fake.text for fake in fakes],
+        "prevents": _prevents([*findings, *unproven], level),
+        "unused": None,
+        "coverage": None,
+        "float_ops": None,
+        "crossings": None,
+        **_tables(facts),
+        "fake_quantized": [fake.record() for fake in fakes],
+        "warning": warning,
+    }
+
+
+def _facts(source: Source, claims: Mapping[str, Claim]) -> dict[str, WeightFacts]:
+    """What is counted in each packed and each sparse weight."""
+    content = source.content
+    if content is None:
+        return {}
+    weights = (content.quantized, content.sparse)
+    return {name: count_weight(name, group[name], claims.get(name)) for group in weights for name in group}
+
+
+def _tables(facts: Mapping[str, WeightFacts]) -> dict[str, Any]:
+    """A row for every packed weight and, where there are some, every sparse float one."""
+    rows = [fact.row for fact in facts.values()]
+    sparse = [row for row in rows if "dtype" in row]
+    return {"codes": [row for row in rows if "num_bits" in row]} | ({"sparse": sparse} if sparse else {})
+
+
+def _miscounts(source: Source, facts: Mapping[str, WeightFacts], claims: Mapping[str, Claim]) -> list[str]:
+    """Claims about zeros that no count bears out: of stored weights, and of dense floats that the recipe says are sparse."""
+    lines = [line for fact in facts.values() for line in fact.miscounts]
+    floats = source.content.floats if source.content else {}
+    for name, claim in claims.items():
+        if name in floats:
+            tensor = floats[name]
+            lines += miscounts(name, tensor.reshape(len(tensor), -1) != 0, claim, who="the recipe ")
+    return lines
 
 
 def check_level(level: str) -> None:
@@ -119,18 +186,27 @@ def stored_tensors(source: Source) -> list[Stored]:
     found = []
     if source.content is not None:
         sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(source.path)}
-        for name, weight in source.content.quantized.items():
-            size = sum(sizes.get(f"{name}_{part}", 0) for part in ("packed", "pattern", "scale", "zero_point"))
-            found.append(Stored(name, f"int{weight.num_bits}", weight.codes.numel(), size, True))
+        groups: list[Mapping[str, QuantizedWeight | SparseWeight]] = [source.content.quantized, source.content.sparse]
+        for group in groups:
+            for name, weight in outlines(group).items():
+                size = sum(sizes.get(f"{name}_{part}", 0) for part in PARTS)
+                found.append(Stored(name, _dtype(weight), math.prod(weight.shape), size, True))
     seen = set()
+    sparse = source.content.sparse if source.content else {}
     for name, tensor in source.tensors.items():
-        if tensor.data_ptr() in seen and tensor.numel():
+        if name in sparse or (tensor.data_ptr() in seen and tensor.numel()):
             continue
         seen.add(tensor.data_ptr())
         size = tensor.numel() * tensor.element_size()
         dtype = str(tensor.dtype).removeprefix("torch.")
         found.append(Stored(name, dtype, tensor.numel(), size, tensor.dim() > 1))
     return found
+
+
+def _dtype(weight: QuantizedWeight | SparseWeight) -> str:
+    if isinstance(weight, QuantizedWeight):
+        return f"int{weight.num_bits}"
+    return str(weight.values.dtype).removeprefix("torch.")
 
 
 def _unused(source: Source, loaded: LoadedModel, trace: Trace, inputs: tuple[Tensor, ...]) -> list[str]:
@@ -168,7 +244,7 @@ def _crossings(traces: dict[str, Trace]) -> list[dict[str, Any]]:
     ]
 
 
-def _file_findings(source: Source) -> list[Finding]:
+def _file_findings(source: Source, facts: Mapping[str, WeightFacts]) -> list[Finding]:
     """What the file alone shows: hidden copies, sizes, patterns, and weights that could be packed and are not."""
     content = source.content
     if content is None:
@@ -181,12 +257,18 @@ def _file_findings(source: Source) -> list[Finding]:
         size_bytes=source.size_bytes,
         gaps=gaps,
         record=record,
+        facts=facts,
+        sparse=content.sparse,
     )
-    model: nn.Module = build_float(source)
+    with torch.device("meta"):  # names alone
+        model: nn.Module = build_float(source)
     sites = {site.tied_to or site.name: site.kind for site in find_weights(model)}
     for name, kind in sites.items():
-        if name not in content.quantized and name in content.floats:
-            dtype = str(content.floats[name].dtype).removeprefix("torch.")
+        if name in content.sparse:
+            dtype = f"sparse {_dtype(outlines(content.sparse)[name])}"
+            findings.append(Finding("stored", f"{name} ({kind}): could be packed and is stored in {dtype}"))
+        elif name not in content.quantized and name in content.floats:
+            dtype = str(outlines(content.floats)[name].dtype).removeprefix("torch.")
             findings.append(Finding("stored", f"{name} ({kind}): could be packed and is stored in {dtype}"))
     return findings
 
@@ -217,11 +299,12 @@ def unclaimed(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return gaps, record
 
 
-def _violations(findings: list[Finding], claimed: str | None, level: str) -> list[str]:
-    """What contradicts the claim: lines that rule out the claimed level or one below it."""
+def _violations(findings: list[Finding], claimed: str | None, level: str, miscounts: list[str]) -> list[str]:
+    """What contradicts the claims: lines that rule out the claimed level or one below it, and wrong counts at any level."""
     if claimed not in LEVELS:
-        return []
+        return _capped(miscounts)
     lines = [finding.text for finding in findings if LEVELS.index(finding.level) <= LEVELS.index(claimed)]
+    lines += [line for line in miscounts if line not in lines]
     if LEVELS.index(level) < LEVELS.index(claimed):
         lines.insert(0, f"claims level {claimed}, reaches {level}")
     return _capped(lines)
