@@ -7,11 +7,13 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from asrcompress.cli.finetune_options import connect_if, with_finetune
 from asrcompress.cli.options import DataDir, EntropyCoding, Force, Json, ModelArgument, Output, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
 from asrcompress.errors import AsrCompressError
 
 
+@with_finetune
 def sparsify(
     model: ModelArgument = None,
     output: Output = None,
@@ -71,6 +73,7 @@ def sparsify(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be pruned; write nothing.")] = False,
     force: Force = False,
     as_json: Json = False,
+    finetune: Any = None,
 ) -> None:
     """Drop weights of a model, store only the kept ones in one .safetensors file, with a JSON sidecar beside it.
 
@@ -101,16 +104,21 @@ def sparsify(
         return
     if output is None:
         raise AsrCompressError("-o is missing: name the .safetensors file to write")
-    result = run(
-        path,
-        output,
-        options,
-        calibrate=Calibrate(calibrate, calibration_split, audio_root) if calibrate else None,
-        data_dir=data_dir,
-        trust=trust_checkpoint,
-        force=force,
-        progress=progress_bar("sparsify"),
-    )
+    with connect_if(finetune) as ranks:
+        result = run(
+            path,
+            output,
+            options,
+            calibrate=Calibrate(calibrate, calibration_split, audio_root) if calibrate else None,
+            data_dir=data_dir,
+            trust=trust_checkpoint,
+            force=force,
+            progress=progress_bar("sparsify"),
+            finetune=finetune,
+            ranks=ranks,
+        )
+    if ranks.rank:
+        return
     _say(result.path, result.record)
     if result.removed:
         say(f"removed what described the file before: {', '.join(path.name for path in result.removed)}")

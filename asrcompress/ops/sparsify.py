@@ -23,9 +23,11 @@ from asrcompress.ops.calibrate import CalibrationData, read_calibration, runner,
 from asrcompress.ops.choice import wants_inputs
 from asrcompress.ops.compress import require_finite, require_patterns, select
 from asrcompress.ops.content import assemble_step, carried_sparse, float_tensors, tied_names
+from asrcompress.ops.finetune_job import FinetuneJob, Training
 from asrcompress.ops.load import Source, build_float, build_model, open_source
 from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, fits_in_memory
 from asrcompress.ops.quantize import Calibrate
+from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.recipe import LOADING_KEYS, recorded_rules
 from asrcompress.ops.sites import about, find_sites
 from asrcompress.ops.sparsify_config import SparsifyConfig
@@ -52,11 +54,14 @@ def sparsify(
     force: bool = False,
     progress: Progress = lambda done, total: None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    finetune: FinetuneJob | None = None,
+    ranks: Ranks | None = None,
 ) -> WrittenArtifact:
     """Prune the weights of `path` into `output` and describe it in `<output>.json`.
 
     `calibrate` names the speech that wanda and sparsegpt look at. A model that needs more than `memory_budget_bytes` to run
-    is pruned weight by weight where nothing is calibrated, and its file is audited without a run.
+    is pruned weight by weight where nothing is calibrated, and its file is audited without a run. `finetune` trains what is
+    left before it is written; `ranks` are those that train together, and the first one writes.
 
     Raises:
         AsrCompressError: unreadable input, an option that does not fit, or an output that exists. Nothing is written then.
@@ -64,11 +69,26 @@ def sparsify(
     path, output = Path(path), Path(output)
     check_artifact_output(path, output, force=force)
     source = open_source(path, data_dir=data_dir, trust=trust)
-    data = _read_data(source, config, calibrate)
-    content = sparsify_source(source, config, data=data, progress=progress, memory_budget_bytes=memory_budget_bytes)
-    return write_artifact(
-        output, content, source, dict(content.recipe), force=force, memory_budget_bytes=memory_budget_bytes
+    training = None
+    if finetune:
+        training = Training(finetune, source, output, ranks or Ranks(), data_dir=data_dir, trust=trust)
+    data = _read_data(source, config, calibrate, finetune)
+    content = sparsify_source(
+        source, config, data=data, progress=progress, memory_budget_bytes=memory_budget_bytes, train=training
     )
+
+    def write() -> WrittenArtifact:
+        return write_artifact(
+            output,
+            content,
+            source,
+            dict(content.recipe),
+            force=force,
+            memory_budget_bytes=memory_budget_bytes,
+            training=training.describe if training else None,
+        )
+
+    return training.finish(write) if training else write()
 
 
 def plan(
@@ -90,6 +110,7 @@ def sparsify_source(
     data: CalibrationData | None = None,
     progress: Progress = lambda done, total: None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    train: Training | None = None,
 ) -> ArtifactContent:
     """The content of the artifact; writes nothing. What is not chosen is carried over as it is.
 
@@ -137,13 +158,13 @@ def sparsify_source(
     floats: Mapping[str, Tensor] = Made((name for name in source.tensors if name not in left), float_of)
     recipe = _recipe(source, config, data)
     tied = tied_names(sites)
-    if data is None and not fits_in_memory(source, memory_budget_bytes):
+    if data is None and train is None and not fits_in_memory(source, memory_budget_bytes):
         check_model(source, [*quantized, *sparse, *floats], tied)
         return _with_grids(source, assemble_step(source, recipe, tied, quantized, floats, sparse))
     content = _with_grids(source, assemble_step(source, recipe, tied, dict(quantized), dict(floats), dict(sparse)))
     # Building the model now finds whatever does not fit before anything is on disk.
     build_model(replace(source, tensors=float_tensors(content), checkpoint=None, content=content))
-    return content
+    return train(content, statistics) if train else content
 
 
 def prune_codes(
@@ -252,10 +273,14 @@ def _with_grids(source: Source, content: ArtifactContent) -> ArtifactContent:
     return replace(content, grids=source.content.grids) if source.content else content
 
 
-def _read_data(source: Source, config: SparsifyConfig, calibrate: Calibrate | None) -> CalibrationData | None:
+def _read_data(
+    source: Source, config: SparsifyConfig, calibrate: Calibrate | None, finetune: FinetuneJob | None
+) -> CalibrationData | None:
     """The calibration data that the methods need; asked for before any work is done."""
     needing = config.data_needed
     if calibrate is None:
+        if needing and finetune:
+            return finetune.calibration(source, config.calibration_limit)
         if needing:
             raise AsrCompressError(
                 f"--method {needing[0]} needs speech to calibrate with; add --calibrate DATA, such as the dev set"
