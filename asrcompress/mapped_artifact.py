@@ -53,9 +53,10 @@ def map_artifact(path: str | Path) -> ArtifactContent:
         except DAMAGE as error:
             raise damaged(path, error) from error
         mapped = {tensor.untyped_storage().data_ptr() for tensor in found.values()}
-        weight = replace(
-            weight, **{key: own.clone() for key, own in _tensors(weight).items() if _pointer(own) in mapped}
-        )
+        own: dict[str, Any] = {
+            key: tensor.clone() for key, tensor in _tensors(weight).items() if _pointer(tensor) in mapped
+        }
+        weight = replace(weight, **own)
         for tensor in found.values():
             release(tensor)
         return weight

@@ -13,15 +13,20 @@ NEXT = {"float": "partial", "partial": "stored", "stored": "computed", "computed
 def honesty_lines(honesty: dict[str, Any]) -> list[str]:
     """The honesty block of a sidecar as lines of text."""
     claim = f"claims level {honesty['claimed']}, " if honesty["claimed"] else "claims no level, "
-    lines = [f"honesty: {claim}reaches {honesty['reached']}", *aligned(_coverage(honesty["coverage"]))]
-    lines += _codes(honesty["codes"])
+    lines = [f"honesty: {claim}reaches {honesty['reached']}"]
+    if honesty.get("warning"):
+        lines.append(f"WARNING: {honesty['warning']}")
+    lines += aligned(_coverage(honesty["coverage"])) if honesty["coverage"] is not None else []
+    lines += _codes(honesty["codes"]) + _sparse(honesty.get("sparse", []))
     lines += _some([f"VIOLATION: {line}" for line in honesty["violations"]])
-    lines += [f"packed but used by no forward pass, the float model's included: {name}" for name in honesty["unused"]]
+    lines += [
+        f"packed but used by no forward pass, the float model's included: {name}" for name in honesty["unused"] or []
+    ]
     above = NEXT.get(honesty["reached"])
     if honesty["claimed"] and above in honesty["prevents"] and above != "integer-only":
         lines += [f"what is missing to level {above}:"]
         lines += _some([f"  {line}" for line in honesty["prevents"][above]], 5)
-    if honesty["claimed"]:
+    if honesty["claimed"] and honesty["float_ops"] is not None:
         lines += _floats(honesty["float_ops"])
         lines += [
             f"crossing ({crossing['run']}): {crossing['op']} in {crossing['module'] or 'the model itself'}"
@@ -57,6 +62,20 @@ def _codes(codes: list[dict[str, Any]]) -> list[str]:
         line += f", at most {widest:.2f} bits with scales"
         groups = sum(sum(row.get("kept_per_group") or ()) for row in rows)
         line += f", patterns {', '.join(patterns)}" if patterns else ""
+        lines.append(line + (f", {groups:,} groups counted" if groups else ""))
+    return lines
+
+
+def _sparse(rows: list[dict[str, Any]]) -> list[str]:
+    """Sparse float weights by their patterns: how many, how many values they keep, what they take, how much was counted."""
+    lines = []
+    for pattern, dtype in sorted({(row["pattern"] or "no pattern", row["dtype"]) for row in rows}):
+        some = [row for row in rows if (row["pattern"] or "no pattern", row["dtype"]) == (pattern, dtype)]
+        kept, count = sum(row["num_kept"] for row in some), sum(row["num_params"] for row in some)
+        widest = max(row["bits_per_weight"] for row in some)
+        groups = sum(sum(row["kept_per_group"] or ()) for row in some)
+        line = f"{len(some)} sparse weights of {dtype}, {pattern}: {kept / count:.2%} of {count:,} values kept"
+        line += f", at most {widest:.2f} bits"
         lines.append(line + (f", {groups:,} groups counted" if groups else ""))
     return lines
 

@@ -196,6 +196,8 @@ def quantize(
     if uncoded := metrics.get("size_bytes_without_entropy_coding"):
         saved = 1 - metrics["size_bytes"] / uncoded
         say(f"entropy coding: {format_bytes(uncoded)} without it, {saved:.2%} saved")
+    if warning := result.record["honesty"].get("warning"):
+        say(f"WARNING: {warning}")
     if result.removed:
         say(f"removed what described the file before: {', '.join(path.name for path in result.removed)}")
     picked = result.record["recipe"].get("picked")

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asrcompress.mapped import outlines, release
+
 MAX_BITS = 8
 GROUP_SIZES = (128, 64, 32)
 ENOUGH_BITS = 64.0  # of evidence: one in 2^64 by chance
@@ -62,11 +64,15 @@ class FakeQuantized:
 def fake_quantized(tensors: Mapping[str, Tensor]) -> list[FakeQuantized]:
     """Every float tensor of two or more dimensions that is fake-quantized; tied ones once."""
     found, seen = [], set()
-    for name, tensor in tensors.items():
-        if tensor.dim() < 2 or not tensor.dtype.is_floating_point or tensor.data_ptr() in seen:
+    for name, outline in outlines(tensors).items():
+        if outline.dim() < 2 or not outline.dtype.is_floating_point:
+            continue
+        tensor = tensors[name]
+        if tensor.data_ptr() in seen and outline is tensor:
             continue
         seen.add(tensor.data_ptr())
         result = examine(name, tensor)
+        release(tensor)
         if result is not None:
             found.append(result)
     return found
@@ -78,7 +84,7 @@ def examine(name: str, weight: Tensor) -> FakeQuantized | None:
         return None
     eps = float(torch.finfo(weight.dtype).eps)
     rounding = 2 * eps if weight.dtype == torch.float32 else eps  # in float32 the product with the scale rounds, too
-    values = weight.detach().to(torch.float64).numpy()
+    values = weight.detach() if weight.dtype in (torch.float32, torch.float64) else weight.detach().float()
     grid, book = _search(_uniform, values, rounding), _search(_codebook, values, rounding)
     if grid is None and book is None:
         return None
@@ -87,8 +93,9 @@ def examine(name: str, weight: Tensor) -> FakeQuantized | None:
     return _describe(name, weight, *book, uniform=False) if book is not None else None
 
 
-def _search(test: Callable[..., Any], values: np.ndarray, rounding: float) -> tuple[str, tuple[int, int]] | None:
+def _search(test: Callable[..., Any], tensor: Tensor, rounding: float) -> tuple[str, tuple[int, int]] | None:
     """The coarsest sharing of a grid (or codebook) that passes a test, and what the test found."""
+    values = tensor.numpy()
     for granularity, segments in _groupings(values):
         found = _examine(test, segments, rounding)
         if found is not None:
@@ -126,10 +133,10 @@ def _groupings(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 def _examine(test: Callable[..., Any], segments: np.ndarray, rounding: float) -> tuple[int, int] | None:
     """(bits, most distinct values in a segment) when every segment that is not all zeros passes the test, or None."""
-    segments = segments[np.abs(segments).max(axis=1) > 0]
-    if len(segments) == 0 or segments.shape[1] < 2:
+    used = np.flatnonzero(segments.any(axis=1))
+    if len(used) == 0 or segments.shape[1] < 2:
         return None
-    chosen = segments[np.linspace(0, len(segments) - 1, min(len(segments), MOST)).astype(int)]
+    chosen = segments[used[np.linspace(0, len(used) - 1, min(len(used), MOST)).astype(int)]].astype(np.float64)
     if test(chosen[:: max(1, len(chosen) // SAMPLE)], rounding, 0.0) is None:
         return None
     found: tuple[int, int] | None = test(chosen, rounding, ENOUGH_BITS)

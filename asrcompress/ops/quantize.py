@@ -84,7 +84,7 @@ def quantize(
     """
     path, output = Path(path), Path(output)
     check_artifact_output(path, output, force=force)
-    source = open_source(path, data_dir=data_dir, trust=trust)
+    source = open_source(path, data_dir=data_dir, trust=trust, mapped=True)
     if plan:
         plan.require_model(path, source.sha256)
         config = replace(config, plan=plan.sha256)
@@ -120,7 +120,7 @@ def plan(
     trust: bool = False,
 ) -> tuple[list[str], list[str]]:
     """What `quantize` would pack, and what it would keep as it is (in float, or packed earlier), by name; packs and writes nothing."""
-    source = open_source(path, data_dir=data_dir, trust=trust)
+    source = open_source(path, data_dir=data_dir, trust=trust, mapped=True)
     if plan:
         plan.require_model(Path(path), source.sha256)
     before = source.content.quantized if source.content else {}

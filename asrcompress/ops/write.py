@@ -16,7 +16,7 @@ from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
 from asrcompress.artifact_size import size_bytes_without_coding
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, sha256_file, write_json
-from asrcompress.ops.audit import audit_artifact
+from asrcompress.ops.audit import audit_artifact, audit_file
 from asrcompress.ops.load import (
     Source,
     build_model,
@@ -26,7 +26,7 @@ from asrcompress.ops.load import (
     open_source,
     require_model_file,
 )
-from asrcompress.ops.memory import MEMORY_BUDGET_BYTES
+from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, fits_in_memory, run_size_bytes
 from asrcompress.sidecar import SUFFIXES, build, sidecar_path
 
 
@@ -120,7 +120,7 @@ def _record(
     memory_budget_bytes: int,
     training: Callable[[Source], dict[str, Any]] | None,
 ) -> dict[str, Any]:
-    written = open_source(output)  # what is on disk is what is described
+    written = open_source(output, mapped=True)  # what is on disk is what is described
     model = describe(written, count_params(written))
     entries = byte_ledger(output)
     parent = {key: parent[key] for key in ("file", "sha256", "size_bytes", "model_size_bytes", "optimizer_size_bytes")}
@@ -144,5 +144,16 @@ def _record(
         parent=parent,
         ledger=ledger,
         **more,
-        honesty=audit_artifact(written, build_model(written)),
+        honesty=_honesty(written, memory_budget_bytes),
+    )
+
+
+def _honesty(written: Source, memory_budget_bytes: int) -> dict[str, Any]:
+    if fits_in_memory(written, memory_budget_bytes):
+        return audit_artifact(written, build_model(written))
+    needed, budget = (f"{size / 2**30:.1f} GiB" for size in (run_size_bytes(written), memory_budget_bytes))
+    return audit_file(
+        written,
+        f"the model was not run: that takes about {needed}, the budget is {budget}; asrcompress analyze runs it, on a "
+        "machine with that much memory",
     )
