@@ -55,7 +55,14 @@ def quantize(
         Optional[str],
         typer.Option(
             help="N:M sparsity: N weights kept of every M along the input dimension, such as 2:4, 1:4 or 4:8; M up to 16. Pruned first, "
-            "then quantized. none undoes a recipe's.",
+            "then quantized. none undoes a recipe's, and the zeros of a sparse MODEL, which stay otherwise.",
+            show_default=False,
+        ),
+    ] = None,
+    sparsity: Annotated[
+        Optional[float],
+        typer.Option(
+            help="Instead of --pattern: the fraction of zeros in every weight matrix, wherever they fall, such as 0.5.",
             show_default=False,
         ),
     ] = None,
@@ -143,6 +150,7 @@ def quantize(
         activations=activations,
         method=method,
         pattern=pattern,
+        sparsity=sparsity,
         sparsifier=sparsifier,
         calibration_method=calibration_method,
         calibration_limit=calibration_limit,
