@@ -32,11 +32,9 @@ def attach(model: nn.Module, names: Mapping[str, Sequence[str]], weights: Mappin
         for name in aliases:
             owner, _, kind = name.rpartition(".")
             parametrize.register_parametrization(model.get_submodule(owner), kind, weights[first])
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            # It keeps a list of its weights besides, which would stay what it was.
-            module.register_forward_pre_hook(_renew)
-    return freeze_noise(model)
+    return freeze_noise(
+        model
+    )  # recurrent modules keep a list of their weights besides, which torch renews as they change
 
 
 def freeze_noise(model: nn.Module) -> nn.Module:
@@ -69,10 +67,6 @@ def read_plain(parameters: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[
     """The float model's parameters among those of an attached one, by plain name."""
     plain = {plain_name(name): value for name, value in parameters.items()}
     return {name: plain[name].detach() for name in wanted if name in plain}
-
-
-def _renew(module: nn.RNNBase, args: Any) -> None:
-    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
 
 def _in_float(forward: Callable[..., Any], *args: Any) -> Any:

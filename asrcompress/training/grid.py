@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, code_range
+from asrcompress.training.parallel import whole
 
 INSIDE = 0.49  # of a step: how far a float weight may start from the middle of its code
+NO_SCALE = 1e-20  # stands in for a scale of 0 where something is divided by it
+SIGNED = (0.01, 1.49)  # of a scale, at 1 bit: how far it may start from 0, on its code's side
 
 
 class TrainedWeight(nn.Module):
@@ -28,7 +31,8 @@ class TrainedWeight(nn.Module):
         zero_point: int8, shaped like scale; None on a symmetric grid.
         is_learned: whether the scale is trained.
         is_dense: whether dropped weights have a gradient, so that a mask that is chosen anew can take them back.
-        decay: of dropped weights, SR-STE's lambda; 0 for none.
+        decay: of dropped weights, SR-STE's lambda; 0 for none. `pull` gives it, once an update, however often the weight is used.
+        dtype: that kept floats are stored in, where there is no scale.
     """
 
     mask: Tensor | None
@@ -46,9 +50,10 @@ class TrainedWeight(nn.Module):
         is_learned: bool = True,
         is_dense: bool = False,
         decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.num_bits, self.is_dense, self.decay = num_bits, is_dense, decay
+        self.num_bits, self.is_dense, self.decay, self.dtype = num_bits, is_dense, decay, dtype
         self.is_half = scale is not None and scale.dtype == torch.float16
         self.register_buffer("mask", mask)
         self.register_buffer("scale", None if scale is None else scale.float())
@@ -61,25 +66,31 @@ class TrainedWeight(nn.Module):
         """The float weight, in its own shape -> what its codes stand for."""
         rows = weight.reshape(weight.shape[0], -1)
         if self.scale is None:
-            kept = _Masked.apply(rows, self.mask, self.is_dense, self.decay)
+            kept = _Masked.apply(rows, self.mask, self.is_dense, self.dtype)
             return kept.reshape(weight.shape)
         low, high = code_range(self.num_bits, symmetric=self.zero_point is None)
-        kept = _OnGrid.apply(
-            rows, self.factor(), self.zero_point, self.mask, (low, high), self.num_bits, self.is_dense, self.decay
-        )
+        kept = _OnGrid.apply(rows, self.factor(), self.zero_point, self.mask, (low, high), self.num_bits, self.is_dense)
         return kept.reshape(weight.shape)
+
+    @torch.no_grad()
+    def pull(self, weight: Tensor) -> Tensor | None:
+        """What SR-STE adds to the gradient of the float weight: decay x the weights that are dropped; None where it adds nothing."""
+        if self.mask is None or not self.decay:
+            return None
+        return self.decay * weight * ~self.mask.reshape(weight.shape)
 
     def factor(self) -> Tensor:
         """The scale as it would be stored now, float32; differentiable where it is learned."""
         assert self.scale is not None  # noqa: S101 (asked by the callers)
-        if self.growth is None:
-            return self.scale
-        return _Stored.apply(self.scale * self.growth.exp(), self.is_half)
+        return self.scale if self.growth is None else _Stored.apply(self.scale * self.growth.exp(), self.is_half)
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(codes int8 (rows, columns), scale in its stored type), with the code of 0 where a weight is dropped."""
-        rows, scale = weight.reshape(weight.shape[0], -1), self.factor()
+        assert self.scale is not None  # noqa: S101 (asked by the callers)
+        rows, scale = weight.reshape(weight.shape[0], -1), self.scale
+        if self.growth is not None:  # may be split over ranks
+            scale = _Stored.apply(scale * whole(self.growth).exp(), self.is_half)
         found = _round(_grouped(rows, scale), scale, self.zero_point, self.num_bits)
         codes = found if self.zero_point is None else found + self.zero_point.unsqueeze(-1)
         if self.mask is not None:
@@ -99,9 +110,11 @@ class TrainedWeight(nn.Module):
         rows = weight.reshape(weight.shape[0], -1)
         zero = 0.0 if self.zero_point is None else self.zero_point.unsqueeze(-1)
         scale = _divisor(self.scale)
-        steps = _grouped(codes.float(), self.scale) - zero
-        inside = INSIDE if self.num_bits > 1 else 1 - INSIDE  # 1 bit: any weight of its sign
-        found = ((_grouped(rows, self.scale) / scale - steps).clamp(-inside, inside) + steps) * scale
+        steps, ratio = _grouped(codes.float(), self.scale) - zero, _grouped(rows, self.scale) / scale
+        if self.num_bits == 1:
+            found = (ratio * steps).clamp(*SIGNED) * steps * scale
+        else:
+            found = ((ratio - steps).clamp(-INSIDE, INSIDE) + steps) * scale
         if self.mask is not None:
             found = torch.where(_grouped(self.mask, self.scale), found, _grouped(rows, self.scale))
         return found.reshape(weight.shape)
@@ -113,13 +126,13 @@ class _OnGrid(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, scale: Tensor, zero: Tensor | None, mask: Tensor | None, ends: tuple[int, int],
-        num_bits: int, is_dense: bool, decay: float,
+        num_bits: int, is_dense: bool,
     ) -> Tensor:  # fmt: skip
         grouped = _grouped(rows, scale)
         steps = _round(grouped, scale, zero, num_bits)
         out = (steps * scale.unsqueeze(-1)).reshape(rows.shape)
         ctx.save_for_backward(rows, scale, zero, mask)
-        ctx.ends, ctx.num_bits, ctx.is_dense, ctx.decay = ends, num_bits, is_dense, decay
+        ctx.ends, ctx.num_bits, ctx.is_dense = ends, num_bits, is_dense
         return out if mask is None else out * mask
 
     @staticmethod
@@ -135,28 +148,23 @@ class _OnGrid(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_scale = (_grouped(kept, scale) * (steps - ratio * inside)).sum(dim=-1).sum_to_size(scale.shape)
         of_rows = (grad if ctx.is_dense else kept) * inside.reshape(rows.shape)
-        if mask is not None and ctx.decay:
-            of_rows = of_rows + ctx.decay * rows * ~mask
-        return of_rows, of_scale, None, None, None, None, None, None
+        return of_rows, of_scale, None, None, None, None, None
 
 
 class _Masked(torch.autograd.Function):
-    """(rows, columns) float -> the same with 0 where dropped."""
+    """(rows, columns) float -> the same as it is stored, with 0 where dropped."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, mask: Tensor | None, is_dense: bool, decay: float) -> Tensor:
-        ctx.save_for_backward(rows, mask)
-        ctx.is_dense, ctx.decay = is_dense, decay
-        return rows.clone() if mask is None else rows * mask
+    def forward(ctx: Any, rows: Tensor, mask: Tensor | None, is_dense: bool, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.is_dense = is_dense
+        stored = rows.to(dtype, copy=True).to(rows.dtype)
+        return stored if mask is None else stored * mask
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, mask = ctx.saved_tensors
-        grad = grads[0]
-        if mask is not None:
-            grad = grad if ctx.is_dense else grad * mask
-            grad = grad + ctx.decay * rows * ~mask if ctx.decay else grad
-        return grad, None, None, None
+        (mask,) = ctx.saved_tensors
+        return grads[0] if mask is None or ctx.is_dense else grads[0] * mask, None, None, None
 
 
 class _Stored(torch.autograd.Function):
@@ -166,8 +174,8 @@ class _Stored(torch.autograd.Function):
     def forward(ctx: Any, scale: Tensor, is_half: bool) -> Tensor:
         if not is_half:
             return scale.clone()
-        rounded = scale.clamp(FP16_SMALLEST_NORMAL, FP16_LARGEST).half().float()
-        return torch.where(scale > 0, rounded, 0.0)  # a scale of 0, at 1 bit, stays: its weights are all 0
+        rounded = scale.abs().clamp(FP16_SMALLEST_NORMAL, FP16_LARGEST).copysign(scale).half().float()
+        return torch.where(scale == 0, scale, rounded)  # a scale of 0, at 1 bit, stays: its weights are all 0
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -180,15 +188,15 @@ def _grouped(rows: Tensor, scale: Tensor) -> Tensor:
 
 
 def _divisor(scale: Tensor) -> Tensor:
-    """A scale to divide by: where it is 0, its weights are, too."""
-    return torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
+    """A scale to divide by. Where it is 0 its weights are, too, whatever their codes: any small one does."""
+    return torch.where(scale == 0, NO_SCALE, scale).unsqueeze(-1)
 
 
 def _round(grouped: Tensor, scale: Tensor, zero: Tensor | None, num_bits: int) -> Tensor:
     """Codes less their zero point, as floats; the same operations as `grids.encode`, so the same codes."""
     if num_bits == 1:
         return torch.where(grouped >= 0, 1.0, -1.0)
-    steps = (grouped / scale.unsqueeze(-1)).round()
+    steps = (grouped / _divisor(scale)).round()
     low, high = code_range(num_bits, symmetric=zero is None)
     if zero is None:
         return steps.clamp_(low, high)
