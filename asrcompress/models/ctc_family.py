@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec, ctc
+from asrcompress.models.device import device_of
 from asrcompress.models.fairseq_data import read_dictionary
 from asrcompress.models.features import same_length
 from asrcompress.models.targets import encode
@@ -290,7 +291,7 @@ def logits(spec: ModelSpec, module: nn.Module, batch: list[Tensor]) -> list[Tens
         groups = [list(range(len(batch)))]
     else:
         groups = same_length(batch)
-    device = next(iter(module.state_dict().values())).device
+    device = device_of(module)
     found: dict[int, Tensor] = {}
     for positions in groups:
         chosen = [batch[position] for position in positions]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec
 from asrcompress.models.crnn import CRNN
+from asrcompress.models.device import device_of
 from asrcompress.models.features import log_mel
 
 if TYPE_CHECKING:
@@ -89,6 +90,6 @@ def scores(module: nn.Module, batch: list[Tensor]) -> list[float]:
 
 def log_probs(spec: ModelSpec, module: nn.Module, features: list[Tensor], targets: None = None) -> list[Tensor]:
     """Log-probabilities of (other, keyword): (1, 2) per clip, differentiable. Nothing is fed back, so targets do not matter."""
-    device = next(iter(module.state_dict().values())).device
+    device = device_of(module)
     logits = module(torch.stack(features).to(device))
     return list(logits.float().log_softmax(dim=-1).unsqueeze(1))

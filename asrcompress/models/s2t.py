@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec, fairseq_adapter, fairseq_data, padding
+from asrcompress.models.device import device_of
 from asrcompress.models.features import fbank, normalize, num_fbank_frames
 from asrcompress.models.s2t_arguments import check_arguments
 from asrcompress.models.targets import END, encode
@@ -111,7 +112,7 @@ def example_inputs(
 
 def pad(batch: list[Tensor], module: nn.Module) -> tuple[Tensor, Tensor]:
     """Features of several utterances -> (batch, frames, bins), padded with zeros, and lengths, on the module's device."""
-    device = next(iter(module.state_dict().values())).device
+    device = device_of(module)
     lengths = torch.tensor([len(frames) for frames in batch])
     return nn.utils.rnn.pad_sequence(batch, batch_first=True).to(device), lengths.to(device)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,18 +19,18 @@ from asrcompress.artifact import ArtifactContent, narrow_float
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight, zero_codes
 from asrcompress.models.criterion import negative_log_likelihood
-from asrcompress.modules.prefix import find_blocks
+from asrcompress.models.device import device_of
 from asrcompress.ops.finetune_config import FinetuneConfig
 from asrcompress.ops.finetune_data import Cache, TrainingSet
 from asrcompress.ops.finetune_dev import DevelopmentSet
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import float_source
 from asrcompress.patterns import UNSTRUCTURED, keep_largest
-from asrcompress.training.attach import attach, freeze_noise, original_name, read_plain, without_gradient
+from asrcompress.training.attach import attach, freeze_noise, original_name, plain_name, read_plain, without_gradient
 from asrcompress.training.grid import TrainedWeight
 from asrcompress.training.loss import distillation
 from asrcompress.training.masks import Chooser
-from asrcompress.training.parallel import Parallel, whole
+from asrcompress.training.parallel import Parallel, find_shards, watch_calls, whole
 from asrcompress.training.schedule import MaskSchedule
 from asrcompress.training.state import TrainingState
 from asrcompress.training.trainer import Progress, Trainer, TrainerConfig
@@ -74,29 +75,28 @@ class Learner(nn.Module):
         sums, counts = negative_log_likelihood(family, spec, found, targets)
         loss = sums.sum() * (1 - share)
         if share:
-            expected = self._expected(positions, features, targets)
+            expected = [rows.to(found[0].device) for rows in self._expected(positions, features, targets)]
             tokens = [max(count, 1) for count in counts.tolist()]
             loss = loss + share * distillation(found, expected, tokens, temperature=self._config.temperature)
-        return loss * weight
+        # References too long for CTC have no loss; what has none still has a gradient, of 0.
+        return (loss + sum(rows[:0].sum() for rows in found)) * weight
 
     @torch.no_grad()
     def _expected(self, positions: list[int], features: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
-        """The teacher's log-probabilities, kept where there is room."""
+        """The teacher's log-probabilities, kept where there is room.
+
+        Of each utterance alone: what they are, to the last bit, depends neither on who else is in the batch, nor on what
+        was known before, so that a training that was stopped goes on as if it had not been.
+        """
         teacher = self._teacher[0]
         assert teacher is not None  # noqa: S101 (there is one where its share is not 0)
-        device = next(iter(teacher.state_dict().values())).device
-        missing = [index for index, position in enumerate(positions) if position not in self._known]
-        new: dict[int, Tensor] = {}
-        if missing:
-            with torch.autocast(device.type, enabled=False):
-                computed = self._source.family.log_probs(
-                    self._source.spec, teacher, [features[i] for i in missing], [targets[i] for i in missing]
-                )
-            new = dict(zip(missing, computed, strict=True))
-        return [
-            self._known.get(position, lambda index=index: new[index].cpu()).to(device)  # type: ignore[misc]
-            for index, position in enumerate(positions)
-        ]
+
+        def compute(index: int) -> Tensor:
+            with torch.autocast(device_of(teacher).type, enabled=False):
+                rows = self._source.family.log_probs(self._source.spec, teacher, [features[index]], [targets[index]])
+            return rows[0].cpu()
+
+        return [self._known.get(position, partial(compute, index)) for index, position in enumerate(positions)]
 
 
 def finetune(
@@ -143,14 +143,15 @@ def finetune(
     for alias, name in content.tied.items():
         names.setdefault(name, [name]).append(alias)
     names = {name: aliases for name, aliases in names.items() if name in weights}
-    blocks = find_blocks(model)
     attach(model, names, weights)
     _require_finite_start(model, source)
-    model.to(device)
+    if not parallel.is_sharded:  # else it need not fit
+        model.to(device)
     known = build_model(float_source(teacher or source), device=device).module if config.distillation else None
     learner = Learner(source, model, freeze_noise(known).requires_grad_(False) if known else None, speech.train, config)
     first = next(position for position, length in enumerate(speech.train.lengths) if length)
-    learner([first], 1.0).backward()
+    with watch_calls(model) as called:
+        learner([first], 1.0).backward()
     idle = without_gradient(learner)
     learner.zero_grad(set_to_none=True)
     trainer = Trainer(
@@ -161,7 +162,7 @@ def finetune(
         tokens=[len(target) for target in speech.train.targets],
         config=_loop(config, speech.train, device),
         parallel=parallel,
-        blocks=[model.get_submodule(name) for name in blocks],
+        blocks=find_shards(learner, called),
     )
     total = trainer.config.num_updates
 
@@ -195,7 +196,13 @@ def _trained(
 ) -> TrainedWeight:
     """How a weight of the content is stored, to be trained."""
     if name in content.sparse:
-        return TrainedWeight(mask=content.sparse[name].mask, is_dense=schedule.is_dense, decay=_decay(config, schedule))
+        sparse = content.sparse[name]
+        return TrainedWeight(
+            mask=sparse.mask,
+            is_dense=schedule.is_dense,
+            decay=_decay(config, schedule),
+            dtype=sparse.values.dtype,
+        )
     weight = content.quantized[name]
     return TrainedWeight(
         mask=_mask(weight, parameter),
@@ -262,7 +269,10 @@ def _choosers(
 
 def _extract(content: ArtifactContent, trainer: Trainer, weights: Mapping[str, TrainedWeight]) -> ArtifactContent:
     """What would be written now, as it would be read back."""
-    parameters = {name.removeprefix("model."): whole(p).cpu() for name, p in trainer.learner.named_parameters()}
+    parameters = {
+        name.removeprefix("model."): whole(p).cpu()
+        for name, p in trainer.learner.named_parameters(remove_duplicate=False)  # a float may have several names
+    }
     quantized, sparse = {}, {}
     for name, weight in weights.items():
         original = parameters[original_name(name)]
@@ -317,5 +327,5 @@ def _record(
         "before": history[0],
         "best": history[progress.best],
         "history": history,
-        "not_trained": [name.removeprefix("model.") for name in idle],
+        "not_trained": [name for given in idle if (name := plain_name(given.removeprefix("model.")))],
     }

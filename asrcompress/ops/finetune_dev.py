@@ -13,6 +13,7 @@ from asrcompress.metrics.detection import detection_curve
 from asrcompress.metrics.error_rate import score
 from asrcompress.metrics.normalizers import get_normalizer
 from asrcompress.models.criterion import negative_log_likelihood
+from asrcompress.models.device import device_of
 from asrcompress.ops.load import LoadedModel
 from asrcompress.ops.probe_data import NORMALIZER, ProbeData
 from asrcompress.ops.probe_rig import make_batches
@@ -44,7 +45,7 @@ class DevelopmentSet:
         parallel = parallel or Parallel()
         family, spec, data = loaded.source.family, loaded.source.spec, self.data
         transcribe = family.transcriber(spec, loaded.module, beam=1) if data.labels is None else None
-        device = next(iter(loaded.module.state_dict().values())).device
+        device = device_of(loaded.module)
         batches = make_batches(data.features, self.batch_size)[parallel.rank :: parallel.size]
         sums, counts, texts = [], 0, {}
         scores = [0.0] * len(data.features)

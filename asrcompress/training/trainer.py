@@ -18,7 +18,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.training.batches import epoch_batches, pieces, share
 from asrcompress.training.grid import TrainedWeight
 from asrcompress.training.masks import Chooser, divergence
-from asrcompress.training.parallel import Parallel, fill, whole
+from asrcompress.training.parallel import Parallel, fill, split, whole
 from asrcompress.training.schedule import MaskSchedule, learning_rate
 
 
@@ -160,9 +160,11 @@ class Trainer:
 
     @torch.no_grad()
     def choose_masks(self) -> None:
-        """Choose every mask anew from the float weights."""
+        """Choose every mask anew from the float weights, of those that are trained."""
         for name, chooser in self.choosers.items():
             weight, original = self.weights[name]
+            if original not in self.parameters:
+                continue
             assert weight.mask is not None  # noqa: S101 (a chooser is of a masked weight)
             weight.mask.copy_(chooser.choose(whole(self.parameters[original])))
 
@@ -216,6 +218,15 @@ class Trainer:
             self._batches = epoch, batches
         return self._batches[1][index]
 
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """Add what SR-STE adds to the gradients: once an update, however many pieces, ranks or uses of a weight there were."""
+        for weight, original in self.weights.values():
+            parameter = self.parameters.get(original)
+            found = None if parameter is None or parameter.grad is None else weight.pull(whole(parameter))
+            if parameter is not None and parameter.grad is not None and found is not None:
+                parameter.grad.add_(split(found, parameter.grad))
+
     def _update(self, batch: list[int]) -> float:
         """One step of the optimizer; the loss of the whole update."""
         config, parallel = self.config, self.parallel
@@ -244,6 +255,7 @@ class Trainer:
             raise AsrCompressError(
                 f"update {self.progress.update + 1}: the training loss is {total}; try a smaller --learning-rate, or look for broken audio"
             )
+        self._pull()
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), config.clip_norm)
         self.optimizer.step()
         return total
