@@ -11,8 +11,11 @@ from torch import Tensor
 
 from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.metrics.honesty_file import code_table, hidden_copies, judge_file
-from asrcompress.patterns import code_sizes
+from asrcompress.metrics.honesty_weight import count_weight
+from asrcompress.patterns import UNSTRUCTURED, code_sizes, keep_largest
 from asrcompress.quantizers.rtn import quantize
+from asrcompress.sparse import SparseWeight
+from asrcompress.stored_weight import data_sizes
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -162,3 +165,45 @@ def test_the_code_table_counts_by_hand() -> None:
     assert row["histogram"] == [0, 1, 0, 0, 0, 0, 0, 0, 2, 4, 0, 0, 0, 0, 0, 1]
     assert row["bits_per_weight"] == 8.0  # 4 bytes of codes and 4 of scales for 8 weights
     assert row["pattern"] is None and sum(code_table(QUANTIZED)[0]["histogram"]) == 960
+
+
+def sparse_floats(pattern: tuple[int, int] | None = None) -> SparseWeight:
+    mask = WEIGHT > 0 if pattern is None else keep_largest(WEIGHT.abs(), *pattern)
+    return SparseWeight(torch.where(mask, WEIGHT, 0.0), mask, (24, 40), pattern)
+
+
+def judge_sparse(weight: SparseWeight, others: dict, more: dict[str, int]) -> list[str]:
+    ledger = [
+        {"name": f"s.weight_{part}", "kind": "", "size_bytes": size + more.get(part, 0)}
+        for part, size in data_sizes(weight).items()
+    ]
+    options = {"size_bytes": sum(entry["size_bytes"] for entry in ledger), "gaps": {}, "record": {}}
+    return [finding.text for finding in judge_file({}, others, ledger, sparse={"s.weight": weight}, **options)]
+
+
+def test_sparse_floats_take_what_they_keep_and_hide_nothing() -> None:
+    for weight in (sparse_floats(), sparse_floats((2, 4))):
+        assert judge_sparse(weight, HONEST, {}) == []
+    kept = int((WEIGHT > 0).sum()) * 4
+    assert judge_sparse(sparse_floats(), {}, {"values": 8, "bitmask": 1}) == [
+        f"s.weight: its kept values take {kept + 8:,} bytes where {kept:,} are due",
+        "s.weight: its bitmask takes 121 bytes where 120 are due",
+    ]
+    assert judge_sparse(sparse_floats((2, 4)), {}, {"pattern": 1}) == [
+        "s.weight: its group codes take 91 bytes where 90 are due"
+    ]
+    (line,) = judge_sparse(sparse_floats(), {"x": sparse_floats().dequantize().half()}, {})
+    assert line == "x: is a float16 copy of the sparse weight s.weight (1,920 bytes, correlation 1.0000)"
+
+
+def test_the_rows_of_sparse_weights_are_counts() -> None:
+    row = count_weight("s", sparse_floats((2, 4))).row
+    assert (row["pattern"], row["kept_per_group"], row["num_kept"]) == ("2:4", [0, 0, 240, 0, 0], 480)
+    assert row["bits_per_weight"] == 16 + 3 / 4
+    row = count_weight("s", sparse_floats()).row
+    kept = int((WEIGHT > 0).sum())
+    assert (row["pattern"], row["kept_per_group"], row["num_kept"]) == ("unstructured", None, kept)
+    assert row["bits_per_weight"] == 32 * kept / 960 + 1
+    packed_one = dataclasses.replace(packed(sparse_floats().dequantize(), 4), pattern=UNSTRUCTURED)
+    row = count_weight("q", packed_one).row
+    assert row["pattern"] == UNSTRUCTURED and row["num_kept"] == int((packed_one.codes != 0).sum())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from asrcompress.metrics.honesty_nm import count_pattern, detect_pattern
+from asrcompress.metrics.honesty_nm import count_pattern, count_zeros, detect_pattern
 
 
 def two_of_four() -> torch.Tensor:
@@ -46,3 +47,13 @@ def test_the_sparsest_pattern_is_detected() -> None:
     assert detect_pattern(mask) == "1:4"
     mask[0, :3] = True
     assert detect_pattern(mask) is None
+
+
+@pytest.mark.parametrize(
+    ("num_zeros", "sparsity", "due"), [(5, 0.5, 5), (4, 0.5, 5), (5, 0.54, 5), (9, 0.999, 9), (8, 0.96, 9)]
+)
+def test_zeros_are_counted_to_the_nearest_whole_and_never_all(num_zeros: int, sparsity: float, due: int) -> None:
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    mask.view(-1)[:num_zeros] = False
+    fault = count_zeros(mask, sparsity, "w", who="the recipe ")
+    assert fault == ("" if num_zeros >= due else f"w: the recipe claims {due} zeros of 10 values, but has {num_zeros}")
