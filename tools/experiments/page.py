@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from experiments import costs, plans_results, tables
+from experiments import ablation_results, ablation_section, costs, plans_results, tables
+from experiments.ablation_plot import ablation_plot
 from experiments.best import CRITERIA, SCOPES, winners
 from experiments.findings import findings
 from experiments.plan import all_runs
@@ -19,7 +20,7 @@ from experiments.results import ROOT, Results, read_results
 from experiments.run import recipe_text
 
 PAGE = """\
-<!-- made by tools/experiments.sh and tools/plans.sh from docs/experiments/*.json; do not edit -->
+<!-- made by tools/experiments.sh, tools/plans.sh and tools/ablation.sh from docs/experiments/*.json; do not edit -->
 # Experiments
 
 What bits, granularity, method and level cost in word error rate and save in file size, what single kinds of layers cost when
@@ -87,12 +88,13 @@ bash tools/experiments.sh ../shared/data/digits build/experiments
 runs all of this through the command line (`asrcompress quantize --config ... | asrcompress eval ...`), two processes at a time, and
 writes [results.json](experiments/results.json) from the sidecars, and the plots and this page from that. What is done already is not run again.
 
-{plans}"""
+{plans}{ablation}"""
 
 
 def render() -> dict[str, str]:
     """File names below docs/ and their text."""
     results, plans = read_results(), plans_results.read_results()
+    ablation = ablation_results.read_results() if ablation_results.FILE.is_file() else None
     runs = {run.name: run for run in all_runs()}
     found = winners(results)
     chosen = {run.name: run for run in found.values()}
@@ -112,9 +114,11 @@ def render() -> dict[str, str]:
         strategies=tables.best_table(results, list(shown.values())),
         recipes=recipes,
         plans=section(plans, _costs()),
+        ablation="\n" + ablation_section.section(ablation) if ablation else "",
     )
     labels = {name: name.removeprefix("weights-") for name in chosen}
-    return {
+    more = {"experiments/ablation.svg": ablation_plot(ablation)} if ablation else {}
+    return more | {
         "experiments.md": text,
         "experiments/sizes.svg": sizes_plot(results, labels),
         "experiments/kinds.svg": kinds_plot(results),

@@ -10,17 +10,16 @@ everything and writes OUT/plans.json alone: whether it works, not what comes out
 from __future__ import annotations
 
 import hashlib
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.compose import compose_set
 from experiments.plans import FULL, SMALL, TABLE_RATIO, Planned, Scale, Uniform, uniforms
 from experiments.run import Command, Step, asrcompress, prepare, run_jobs
 
 BATCH_SIZE = "16"
-SEEDS = {"dev": "78", "test": "77"}
+SEEDS = {"dev": 78, "test": 77}
 MODEL = "checkpoint_best.pt"
 TABLES = {False: "table.json", True: "table-few.json"}  # by Planned.is_few
 
@@ -31,15 +30,8 @@ def evaluation_tables(data: Path, out: Path) -> dict[str, Path]:
 
 
 def compose(data: Path, out: Path, split: str, num_utterances: int) -> None:
-    """A set of the data's recordings of one split, as the data's own script composes them; whole or not at all."""
-    folder = out / split
-    if folder.is_dir():
-        return
-    part = out / f"{split}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    options = ["--split", split, "--utterances", str(num_utterances), "--seed", SEEDS[split]]
-    subprocess.run([sys.executable, str(data / "make_train.py"), str(part), *options], check=True)  # noqa: S603
-    part.rename(folder)
+    """A set of the data's recordings of one split, with its own seed."""
+    compose_set(data, out / split, split, num_utterances, SEEDS[split])
 
 
 def evaluations(model: str | Path, data: Path, out: Path, name: str) -> list[Step]:

@@ -127,10 +127,14 @@ class Progress:
 
 def prepare(run: Run, out: Path) -> None:
     """Write the recipe; what was made from another one goes."""
-    recipe = out / f"{run.name}.toml"
-    text = recipe_text(run)
+    prepare_text(run.name, recipe_text(run), out)
+
+
+def prepare_text(name: str, text: str, out: Path) -> None:
+    """Write a run's recipe as it is given; what was made from another one goes."""
+    recipe = out / f"{name}.toml"
     if not recipe.is_file() or recipe.read_text(encoding="utf-8") != text:
-        for old in out.glob(f"{run.name}.*"):
+        for old in out.glob(f"{name}.*"):
             old.unlink()
         recipe.write_text(text, encoding="utf-8")
 
