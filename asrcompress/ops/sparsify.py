@@ -68,7 +68,7 @@ def sparsify(
     """
     path, output = Path(path), Path(output)
     check_artifact_output(path, output, force=force)
-    source = open_source(path, data_dir=data_dir, trust=trust)
+    source = open_source(path, data_dir=data_dir, trust=trust, mapped=True)
     training = None
     if finetune:
         training = Training(finetune, source, output, ranks or Ranks(), data_dir=data_dir, trust=trust)
@@ -95,7 +95,7 @@ def plan(
     path: str | Path, config: SparsifyConfig, *, data_dir: Path | None = None, trust: bool = False
 ) -> tuple[list[str], list[str]]:
     """What `sparsify` would prune, and what it would leave as it is, by name; prunes and writes nothing."""
-    source = open_source(path, data_dir=data_dir, trust=trust)
+    source = open_source(path, data_dir=data_dir, trust=trust, mapped=True)
     sites = find_sites(source)
     chosen = _choose(source, sites, config)
     packed = source.content.quantized if source.content else {}
