@@ -11,7 +11,12 @@ EXIT_BROKEN_PIPE = 141
 
 
 class AsrCompressError(Exception):
-    """Something the user can fix. The message is one line: the file, the cause, the way out."""
+    """Something the user can fix. The message is one line: the file, the cause, the way out.
+
+    is_said: another process of this run tells the user.
+    """
+
+    is_said = False
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))

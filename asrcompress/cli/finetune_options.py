@@ -153,7 +153,7 @@ def connect_if(finetune: FinetuneJob | None) -> Iterator[Ranks]:
     from asrcompress.ops.ranks import Ranks, connect
 
     if finetune is not None:
-        with connect() as ranks:
+        with connect(go_on="the same command with --resume goes on from the last evaluation") as ranks:
             yield ranks
         return
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:

@@ -70,10 +70,11 @@ def main() -> None:
     except AsrCompressError as error:
         code = EXIT_USER
         with suppress(BrokenPipeError):
-            say(f"asrcompress: {error}")
+            if not error.is_said:
+                say(f"asrcompress: {error}")
     except Exception as error:  # noqa: BLE001 (the last resort)
         code = _usage_or_bug(error)
-    if code == EXIT_INTERRUPTED:
+    if code == EXIT_INTERRUPTED and os.environ.get("RANK", "0") == "0":
         with suppress(BrokenPipeError):
             say("asrcompress: interrupted; nothing was left half-written")
     sys.exit(code)

@@ -7,6 +7,7 @@ error of all the others, never a wait without end.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -21,6 +22,10 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT_S = 1800.0
 POLL_S = 0.05
 PIECE_BYTES = 2**20  # of a value in the store, which takes no large ones
+GO_ON = "run the same command again: what is done is in the journal"
+INTERRUPTED, ENDED = "interrupted", "ended with exit code"
+SILENT = INTERRUPTED, ENDED  # how the words of a rank begin that tells the user nothing
+ANSWER_S = 3.0  # that a rank which stopped may take to say why
 
 
 class Ranks:
@@ -31,10 +36,13 @@ class Ranks:
         size: how many there are.
         store: of torch.distributed; None where there is one rank.
         timeout_s: without a sign of life of another rank, after which it counts as lost.
+        go_on: what to do when one is.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, store: Any = None, *, timeout_s: float = TIMEOUT_S) -> None:
-        self.rank, self.size, self.timeout_s = rank, size, timeout_s
+    def __init__(
+        self, rank: int = 0, size: int = 1, store: Any = None, *, timeout_s: float = TIMEOUT_S, go_on: str = GO_ON
+    ) -> None:
+        self.rank, self.size, self.timeout_s, self.go_on = rank, size, timeout_s, go_on
         self._store, self._num_gathers = store, 0
 
     @property
@@ -83,6 +91,42 @@ class Ranks:
             with suppress(AsrCompressError):
                 self._call("set", f"failed/{self.rank}", message)
 
+    def explain(self, error: BaseException) -> BaseException:
+        """An error as the user is to see it: that another rank is gone, where this is why torch.distributed failed.
+
+        Of errors that several ranks have, one says it: the others' are marked as said.
+        """
+        if self._store is None:
+            return error
+        found = self._loss(error)
+        if isinstance(found, AsrCompressError) and not found.is_said:
+            name = hashlib.sha256(str(found if found is error else self.go_on).encode()).hexdigest()
+            with suppress(AsrCompressError):
+                found.is_said = self._call("add", f"said/{name}", 1) > 1
+        return found
+
+    def _loss(self, error: BaseException) -> BaseException:
+        if not isinstance(error, RuntimeError) or not _is_of_transport(error):
+            return error
+        end = time.monotonic() + ANSWER_S
+        with suppress(AsrCompressError):
+            while time.monotonic() < end:
+                for rank in range(self.size):
+                    if rank != self.rank and self._call("check", [f"failed/{rank}"]):
+                        return self._stopped(rank)
+                time.sleep(POLL_S)
+        return AsrCompressError(self._lost(error))
+
+    def _stopped(self, rank: int) -> AsrCompressError:
+        """That a rank stopped, and whether it has said so."""
+        message = self._call("get", f"failed/{rank}").decode()
+        error = AsrCompressError(f"rank {rank} of {self.size} stopped: {message}")
+        error.is_said = not message.startswith(SILENT)
+        return error
+
+    def _lost(self, error: BaseException) -> str:
+        return f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0][:120]}); {self.go_on}"
+
     def leave(self) -> None:
         """The last thing that a rank does. The store may live in rank 0, which waits until the others are gone."""
         if self._store is not None:
@@ -99,15 +143,13 @@ class Ranks:
         beats, since = -1, time.monotonic()
         while not self._call("check", [key]):
             if self._call("check", [f"failed/{rank}"]):
-                message = self._call("get", f"failed/{rank}").decode()
-                raise AsrCompressError(f"rank {rank} of {self.size} stopped: {message}")
+                raise self._stopped(rank)
             found = self._call("add", f"beat/{rank}", 0)
             if found != beats:
                 beats, since = found, time.monotonic()
             elif time.monotonic() - since > self.timeout_s:
                 raise AsrCompressError(
-                    f"rank {rank} of {self.size} has given no sign of life for {self.timeout_s:g} s; run the same command again: "
-                    "what is done is in the journal"
+                    f"rank {rank} of {self.size} has given no sign of life for {self.timeout_s:g} s; {self.go_on}"
                 )
             time.sleep(POLL_S)
 
@@ -115,15 +157,12 @@ class Ranks:
         try:
             return getattr(self._store, method)(*arguments)
         except (RuntimeError, OSError) as error:  # torch's store errors are RuntimeErrors
-            raise AsrCompressError(
-                f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0][:120]}); run the same "
-                "command again: what is done is in the journal"
-            ) from error
+            raise AsrCompressError(self._lost(error)) from error
 
 
 @contextmanager
-def connect(*, timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
-    """The ranks of this run; an error in one ends the others.
+def connect(*, timeout_s: float = TIMEOUT_S, go_on: str = GO_ON) -> Iterator[Ranks]:
+    """The ranks of this run; an error in one ends the others. `go_on`: what to do when a rank is lost.
 
     Raises:
         AsrCompressError: torchrun's environment is there in part or makes no sense, or the others cannot be reached.
@@ -148,13 +187,32 @@ def connect(*, timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
             f"rank {rank} of {size}: the others cannot be reached at {given['MASTER_ADDR']}:{given['MASTER_PORT']} "
             f"({str(error).splitlines()[0][:120]}); start the ranks with torchrun"
         ) from error
-    ranks = Ranks(rank, size, PrefixStore("asrcompress", store), timeout_s=timeout_s)
+    ranks = Ranks(rank, size, PrefixStore("asrcompress", store), timeout_s=timeout_s, go_on=go_on)
     try:
         yield ranks
         ranks.leave()
     except BaseException as error:
-        ranks.fail(str(error).splitlines()[0][:500] if str(error) else type(error).__name__)
-        raise
+        found = ranks.explain(error)
+        ranks.fail(_words(found))
+        if found is error:
+            raise
+        raise found from error
+
+
+def _words(error: BaseException) -> str:
+    """What the other ranks are told."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        return f"{ENDED} {error.code}"
+    return str(error).splitlines()[0][:500] if str(error) else type(error).__name__
+
+
+def _is_of_transport(error: RuntimeError) -> bool:
+    """Whether torch.distributed failed to reach another rank; gloo's errors are plain RuntimeErrors."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)
 
 
 def _numbers(given: dict[str, str]) -> tuple[int, int]:

@@ -103,7 +103,7 @@ class Parallel:
             return tensor
         here = tensor if self.rank == 0 and tensor is not None else torch.empty(tuple(shape), dtype=dtype)
         there = here.to(self.device).contiguous()
-        torch.distributed.broadcast(there, 0)
+        torch.distributed.broadcast(there.view(torch.uint8) if dtype == torch.bool else there, 0)
         return there.cpu()
 
 

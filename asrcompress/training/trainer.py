@@ -170,8 +170,12 @@ class Trainer:
 
     def snapshot(self) -> dict[str, Tensor]:
         """All that makes the model what it is now: trained parameters and masks, whole and on the CPU."""
-        values = {f"parameter/{name}": whole(p).cpu().clone() for name, p in self.parameters.items()}
-        return values | {f"mask/{name}": mask.cpu() for name, mask in self.masks().items()}
+        return {name: whole(value).cpu().clone() for name, value in self.state().items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a snapshot is of: the tensors themselves, which may be split over ranks."""
+        masks = {f"mask/{name}": w.mask for name, (w, _) in self.weights.items() if w.mask is not None}
+        return {f"parameter/{name}": p for name, p in self.parameters.items()} | masks
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
