@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import json
@@ -10,19 +11,23 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from asrcompress.artifact import ArtifactContent, load_artifact, save_artifact
+from asrcompress.artifact import ArtifactContent, load_artifact, read_record, save_artifact
 from asrcompress.grids import Granularity
 from asrcompress.models import FAMILIES
 from asrcompress.ops.quantize import QuantizeConfig, quantize
-from asrcompress.packing import pack
-from asrcompress.patterns import code_sizes, group_code_bits, parse_pattern, split
+from asrcompress.packing import pack, pack_mask
+from asrcompress.patterns import UNSTRUCTURED, code_sizes, group_code_bits, keep_largest, parse_pattern, split
 from asrcompress.quantizers import QUANTIZERS, get_quantizer, rtn
+from asrcompress.sparse import SparseWeight
 from asrcompress.sparsifiers import SPARSIFIERS, prune
+from tests.test_artifact import make_sparse, make_zero_points
+from tests.test_sparse import make_sparse_floats, make_unstructured
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -132,6 +137,25 @@ def test_the_bytes_of_the_page_on_patterns() -> None:
     assert bytes(packed_groups.numpy()).hex(" ") == groups_hex
 
 
+def test_the_bytes_of_the_page_on_bitmasks() -> None:
+    """Its table of bits per weight, and its example."""
+    page = (DOCS / "artifact-format.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (none|\d\d %) \| ([\d., ]+) \|$", page, re.MULTILINE)
+    assert [row[0] for row in rows] == ["none", "50 %", "75 %", "90 %"]
+    for zeros, per_weight in rows:
+        num_kept = 8000 * (100 - int(zeros.removesuffix(" %").replace("none", "0"))) // 100
+        for num_bits, expected in zip((8, 4, 3, 2, 1), per_weight.split(", "), strict=True):
+            assert sum(code_sizes(8000, num_bits, UNSTRUCTURED, num_kept).values()) / 1000 == float(expected)
+    ((row, bitmask, kept, kept_hex),) = re.findall(
+        r"the row ([-\d, ]+) has the bitmask `([0-9a-f ]+)` and the kept codes ([-\d, ]+), which are `([0-9a-f ]+)`",
+        page,
+    )
+    codes = torch.tensor([int(code) for code in row.split(", ")], dtype=torch.int8)
+    assert bytes(pack_mask(codes != 0).numpy()).hex(" ") == bitmask
+    assert codes[codes != 0].tolist() == [int(code) for code in kept.split(", ")]
+    assert bytes(pack(codes[codes != 0], 4).numpy()).hex(" ") == kept_hex
+
+
 def test_the_reader_takes_float32_scales(tmp_path: Path) -> None:
     """Scales below float16's normal numbers are stored as float32."""
     weight = rtn.quantize(
@@ -144,6 +168,27 @@ def test_the_reader_takes_float32_scales(tmp_path: Path) -> None:
     (reader,) = blocks("artifact-format.md", "reader")
     run_without_asrcompress(reader + "\nnp.save('w', read_weight('q.safetensors', 'w'))\n", tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "w.npy"), weight.dequantize().numpy())
+
+
+@pytest.mark.parametrize("is_coded", [False, True])
+@pytest.mark.parametrize("make", [make_sparse_floats, make_unstructured, make_sparse, make_zero_points])
+def test_the_reader_takes_sparse_floats_bitmasks_and_entropy_coding(make: Any, is_coded: bool, tmp_path: Path) -> None:
+    content = make()
+    if is_coded:
+        content = dataclasses.replace(content, recipe={"entropy_coding": "zstd"})
+        many = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+        mask = keep_largest(many.abs(), 1, 4)
+        content.sparse["many.weight"] = SparseWeight(torch.where(mask, many, 0.0).round(), mask, (64, 96), (1, 4))
+    save_artifact(tmp_path / "q.safetensors", content)
+    assert bool(read_record(tmp_path / "q.safetensors")[1].get("coded")) == is_coded
+    weights = content.quantized | content.sparse
+    (reader,) = blocks("artifact-format.md", "reader")
+    save = f"\nfor name in {list(weights)}:\n    np.save(name, read_weight('q.safetensors', name))\n"
+    run_without_asrcompress(reader + save, tmp_path)
+    for name, weight in weights.items():
+        found, expected = np.load(tmp_path / f"{name}.npy"), weight.dequantize().numpy()
+        assert found.dtype == expected.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_reader_is_at_most_forty_lines() -> None:
