@@ -10,7 +10,10 @@ import pytest
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "honesty.md").read_text(encoding="utf-8")
-TESTS = [*Path(ROOT / "tests" / "metrics").glob("test_honesty*.py"), ROOT / "tests" / "ops" / "test_audit.py"]
+TESTS = [
+    *Path(ROOT / "tests" / "metrics").glob("test_honesty*.py"),
+    *(ROOT / "tests" / "ops" / name for name in ("test_audit.py", "test_audit_sparse.py")),
+]
 TABLE = PAGE.split("## What it prints", 1)[1].split("\n## ", 1)[0]
 QUOTED = [
     line for row in TABLE.splitlines() if row.startswith("|") for line in re.findall(r"`([^`]+)`", row.split("|")[2])
