@@ -87,11 +87,13 @@ class Row:
 class Scale:
     """How much is run.
 
-    num_train, num_test: utterances that are composed. num_dev: likewise, for sweeps. limit: of utterances that are trained
-    on. own_limit: of the data's own test set. calibration_limit: utterances. finetune: what differs in every training.
+    num_train, num_select, num_test: utterances that are composed: to train on, to choose the best weights by, to test.
+    num_dev: likewise, for sweeps. limit: of utterances that are trained on. own_limit: of the data's own test set.
+    calibration_limit: utterances. finetune: what differs in every training.
     """
 
     num_train: int
+    num_select: int
     num_test: int
     num_dev: int
     own_limit: int | None
@@ -99,8 +101,8 @@ class Scale:
     finetune: Options
 
 
-FULL = Scale(4000, 2000, 1000, None, 64, {})
-SMALL = Scale(10, 20, 20, 20, 8, {"limit": 32, "epochs": 1})  # whether everything runs; its figures mean nothing
+FULL = Scale(4000, 400, 2000, 1000, None, 64, {})
+SMALL = Scale(10, 16, 20, 20, 20, 8, {"limit": 32, "epochs": 1})  # whether everything runs; its figures mean nothing
 
 
 def one_shot(configuration: Configuration) -> Row:

@@ -27,7 +27,7 @@ from experiments.plan import Run
 from experiments.plans_run import BATCH_SIZE, MODEL, SEEDS
 from experiments.run import Step, asrcompress, prepare_text, recipe_text
 
-TRAIN_SEED = 5
+TRAIN_SEED, SELECT_SEED = 5, 79
 PACKED = ("json", "jsonl", "log", "toml", "txt")  # what --pack takes: all that `collect` reads, and what was said
 
 
@@ -39,6 +39,11 @@ def composed(out: Path, split: str, num_utterances: int) -> Path:
 def train_table(out: Path, scale: Scale) -> Path:
     """What is trained on."""
     return composed(out, "train", scale.num_train)
+
+
+def select_table(out: Path, scale: Scale) -> Path:
+    """What chooses the best weights, and is calibrated on: recordings of the dev split, that are in no other set."""
+    return composed(out, "dev", scale.num_select)
 
 
 def test_sets(data: Path, out: Path, scale: Scale) -> dict[str, tuple[Path, int | None]]:
@@ -54,9 +59,8 @@ def dev_sets(out: Path, scale: Scale) -> dict[str, tuple[Path, int | None]]:
     return {"dev.eval": (composed(out, "dev", scale.num_dev), None)}
 
 
-def compose_job(data: Path, table: Path, split: str, num_utterances: int) -> Job:
+def compose_job(data: Path, table: Path, split: str, num_utterances: int, seed: int) -> Job:
     """Compose a set."""
-    seed = TRAIN_SEED if split == "train" else SEEDS[split]
     command = [sys.executable, "-m", "experiments.compose", data, table.parent, split, num_utterances, seed]
     return Job((Step((list(map(str, command)),), table),))
 
@@ -83,15 +87,18 @@ def recipe(row: Row, scale: Scale) -> str:
 
 
 def _scale_text(scale: Scale) -> str:
-    return f"train {scale.num_train}, test {scale.num_test} ({scale.own_limit or 'all'} of the data's own), dev {scale.num_dev}"
+    return (
+        f"train {scale.num_train}, select {scale.num_select}, "
+        f"test {scale.num_test} ({scale.own_limit or 'all'} of the data's own), dev {scale.num_dev}"
+    )
 
 
-def make_steps(row: Row, data: Path, out: Path, train: Path, device: str) -> tuple[Step, ...]:
+def make_steps(row: Row, data: Path, out: Path, train: Path, select: Path, device: str) -> tuple[Step, ...]:
     """The file, and what its weights take."""
     artifact = out / f"{row.name}.safetensors"
-    options: list[str | Path] = ["--config", out / f"{row.name}.toml", "--calibrate", data / "dev.tsv"]
+    options: list[str | Path] = ["--config", out / f"{row.name}.toml", "--calibrate", select, "--data-dir", data]
     if row.finetune is not None:
-        options += ["--finetune", train, "--dev", data / "dev.tsv", "--device", device, "--resume"]
+        options += ["--finetune", train, "--dev", select, "--device", device, "--resume"]
     command = asrcompress(row.command, data / MODEL, *options, "-o", artifact, "--force")
     counted = out / f"{row.name}.bytes.json"
     count = [sys.executable, "-m", "experiments.ablation_bytes", str(artifact), str(counted)]
@@ -102,18 +109,34 @@ def make_steps(row: Row, data: Path, out: Path, train: Path, device: str) -> tup
 
 
 def all_jobs(
-    chosen: Iterable[Row], data: Path, out: Path, floats: Path, scale: Scale, device: str, *, is_sweep: bool = False
+    chosen: Iterable[Row],
+    data: Path,
+    out: Path,
+    floats: Path,
+    scale: Scale,
+    device: str,
+    *,
+    is_sweep: bool = False,
+    composed_only: bool = False,
 ) -> dict[str, Job]:
     """Compose, evaluate the float model, make and evaluate the rows; `floats` is the folder of what the rows share."""
     chosen = list(chosen)
     sets = dev_sets(floats, scale) if is_sweep else test_sets(data, floats, scale)
+    if composed_only:
+        sets.pop("own.eval", None)
     split = "dev" if is_sweep else "test"
     number = scale.num_dev if is_sweep else scale.num_test
     train, first = train_table(floats, scale), composed(floats, split, number)
-    jobs = {"compose-train": compose_job(data, train, "train", scale.num_train)} if _is_trained(chosen) else {}
-    jobs[f"compose-{split}"] = compose_job(data, first, split, number)
+    select = select_table(floats, scale)
+    jobs = {"compose-select": compose_job(data, select, "dev", scale.num_select, SELECT_SEED)}
+    if _is_trained(chosen):
+        jobs["compose-train"] = compose_job(data, train, "train", scale.num_train, TRAIN_SEED)
+    jobs[f"compose-{split}"] = compose_job(data, first, split, number, SEEDS[split])
     made = {
-        row.name: Job(make_steps(row, data, out, train, device), ("compose-train",) if row.finetune is not None else ())
+        row.name: Job(
+            make_steps(row, data, out, train, select, device),
+            ("compose-select", *(("compose-train",) if row.finetune is not None else ())),
+        )
         for row in chosen
     }
     for suffix, table in sets.items():
@@ -220,7 +243,8 @@ def run_table(chosen: Sequence[Row], data: Path, out: Path, scale: Scale, option
     if _is_trained(chosen):
         text = json.dumps(describe_device(options.device))
         (out / "device.json").write_text(text + "\n", encoding="utf-8")
-    return run_graph(all_jobs(chosen, data, out, out, scale, options.device), out, options.jobs, _seconds(options))
+    jobs = all_jobs(chosen, data, out, out, scale, options.device, composed_only=options.composed_only)
+    return run_graph(jobs, out, options.jobs, _seconds(options))
 
 
 def _seconds(options: argparse.Namespace) -> float | None:
@@ -253,6 +277,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, metavar="M", help="end what is not done by then")
     parser.add_argument("--pack", type=Path, metavar="FILE.tar.gz", help="sidecars and logs, without the models")
+    parser.add_argument("--composed-only", action="store_true", help="leave the data's own test set for another run")
     parser.add_argument("--collect", action="store_true", help="run nothing; make the page of the sidecars in OUT")
     return parser.parse_args(arguments)
 
@@ -265,9 +290,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.collect:
         publish(out, is_small=options.small)
         return 0
-    missing = [
-        name for name in (MODEL, "make_train.py", "recordings", "dev.tsv", "test.tsv") if not (data / name).exists()
-    ]
+    missing = [name for name in (MODEL, "make_train.py", "recordings") if not (data / name).exists()]
     if missing:
         return _refuse(
             f"{data / missing[0]} is not there; give the folder of the digits data: bash tools/ablation.sh DATA"
@@ -284,7 +307,7 @@ def main(arguments: Sequence[str]) -> int:
     if failed:
         sys.stderr.write(f"ablation: {len(failed)} failed: {', '.join(failed)}; see the logs in {out}\n")
         return 1
-    if not (options.only or varied):
+    if not (options.only or varied or options.composed_only):
         publish(out, is_small=options.small)
     return 0
 
