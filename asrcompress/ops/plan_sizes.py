@@ -20,12 +20,14 @@ from asrcompress.grids import Granularity, QuantizedWeight, as_rows, max_abs, na
 from asrcompress.integers.grid import Grid
 from asrcompress.modules.swap import find_weights
 from asrcompress.ops.calibrate import CalibrationData
-from asrcompress.ops.content import assemble, left_in_float
+from asrcompress.ops.content import assemble, carried_sparse, left_in_float
 from asrcompress.ops.load import Source, build_float
+from asrcompress.ops.masks import Kept, kept_of
 from asrcompress.ops.plan_file import plan_config
 from asrcompress.ops.quantize import quantize_source
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.units import Option
+from asrcompress.patterns import UNSTRUCTURED
 from asrcompress.quantizers import get_quantizer
 from asrcompress.quantizers.statistics import InputStatistics
 
@@ -99,8 +101,9 @@ class FileSizes:
             if site.name in chosen or site.name in self._before
         }
         config = plan_config(self.config, choice, sparsifier=self.sparsifier)
-        floats = left_in_float(self._floats, quantized, self.sites)
-        content = assemble(self.source, config, self.sites, quantized, floats, self.calibration)
+        sparse = carried_sparse(self.source, chosen)
+        floats = left_in_float(self._floats, {*quantized, *sparse}, self.sites)
+        content = assemble(self.source, config, self.sites, quantized, floats, self.calibration, sparse)
         slack = round(GRID_SLACK * len(self.grids))
         return artifact_size_bytes(replace(content, grids=self.grids)) + slack
 
@@ -115,7 +118,9 @@ class FileSizes:
         weight = self._floats[name] if name in self._floats else self._before[name].dequantize()
         config = plan_config(self.config, {name: option}, sparsifier=self.sparsifier)
         _, granularity, method = config.of_weight(name)
-        return outline_weight(weight, option, Granularity.parse(granularity), method)
+        found = outline_weight(weight, option, Granularity.parse(granularity), method)
+        kept = kept_of(self.source.content, name) if option.pattern is None and config.keeps_mask_of(name) else None
+        return found if kept is None else _with_mask(found, kept)
 
 
 def calibrated_grids(source: Source, config: QuantizeConfig, data: CalibrationData) -> dict[str, Grid]:
@@ -144,8 +149,20 @@ def outline_weight(weight: Tensor, option: Option, granularity: Granularity, met
     )
 
 
+def _with_mask(weight: QuantizedWeight, kept: Kept) -> QuantizedWeight:
+    """The outline of a weight that keeps its zeros. Unstructured, its codes are real, since the kept ones are counted: what
+    rounds to 0 besides makes the file smaller than said."""
+    mask, pattern = kept
+    if pattern != UNSTRUCTURED:
+        return replace(weight, pattern=pattern)
+    zero_point = None if weight.zero_point is None else torch.zeros(weight.scale.shape, dtype=torch.int8)
+    return replace(weight, codes=mask.to(torch.int8), zero_point=zero_point, pattern=pattern)
+
+
 def without_values(weight: QuantizedWeight) -> QuantizedWeight:
-    """The weight on device meta, which takes no memory."""
+    """The weight on device meta, which takes no memory; but not where its size depends on what is 0."""
+    if weight.pattern == UNSTRUCTURED:
+        return weight
     zero_point = None if weight.zero_point is None else weight.zero_point.to("meta")
     return replace(weight, codes=weight.codes.to("meta"), scale=weight.scale.to("meta"), zero_point=zero_point)
 

@@ -15,6 +15,8 @@ from asrcompress.ops.plan_file import plan_config
 from asrcompress.ops.plan_sizes import Choice, FileSizes, calibrated_grids
 from asrcompress.ops.quantize import quantize_source
 from asrcompress.ops.recipe import QuantizeConfig, Rule
+from asrcompress.ops.sparsify import sparsify_source
+from asrcompress.ops.sparsify_config import SparsifyConfig
 from asrcompress.ops.units import Option, Unit, weight_units
 
 OPTIONS = [Option(bits, pattern) for bits in (8, 4, 3, 2) for pattern in (None, (2, 4), (1, 4), (4, 8))]
@@ -120,3 +122,17 @@ def test_what_an_option_adds_is_the_difference_between_files(tiny_s2t: Path) -> 
             real = sizes.total(choice | {unit.name: one}) - sizes.total(choice | {unit.name: other})
             # The header's padding. In float: a rule in the JSON, and offsets in all of the header that have a digit more.
             assert abs(listed - real) <= (16 if other else 400), (unit.name, one, other)
+
+
+@pytest.mark.parametrize("options", [{"pattern": "2:4"}, {"sparsity": 0.6}])
+def test_of_a_sparse_artifact_which_keeps_its_zeros(options: dict, samples_dir: Path, tmp_path: Path) -> None:
+    pruned = sparsify_source(open_source(samples_dir / "kws" / "crnn_computer.pt"), SparsifyConfig(**options))
+    save_artifact(tmp_path / "a.safetensors", pruned)
+    source, config = open_source(tmp_path / "a.safetensors"), QuantizeConfig(include=("gru*",))
+    choice = {unit.name: Option(8) for unit in units_of(source) if unit.name.startswith("gru")}
+    predicted = FileSizes(source, config).total(choice)
+    size = written(source, config, choice, tmp_path / "b.safetensors")
+    if "pattern" in options:
+        assert predicted == size
+    else:  # kept values that round to 0 are not stored
+        assert 0.97 * predicted < size <= predicted
