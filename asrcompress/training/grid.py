@@ -55,7 +55,7 @@ class TrainedWeight(nn.Module):
         super().__init__()
         self.num_bits, self.is_dense, self.decay, self.dtype = num_bits, is_dense, decay, dtype
         self.is_half = scale is not None and scale.dtype == torch.float16
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", None if mask is None else mask.clone())  # it may change; whose it was may not
         self.register_buffer("scale", None if scale is None else scale.float())
         self.register_buffer("zero_point", None if zero_point is None else zero_point.float())
         learned = scale is not None and is_learned
