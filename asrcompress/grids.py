@@ -125,14 +125,15 @@ def as_rows(weight: Tensor, name: str = "weight") -> Tensor:
             f"{name}: shape {tuple(weight.shape)} has no rows and columns to quantize; --exclude '{name}'"
         )
     rows = weight.detach().float().reshape(weight.shape[0], -1)
-    if not torch.isfinite(rows).all():
+    if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():  # which pass NaN on
         raise AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")
     return rows
 
 
 def max_abs(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:
     """The largest magnitude that each scale has to cover, shaped like the scale."""
-    return by_scale(rows, granularity, name).abs().amax(dim=-1)
+    grouped = by_scale(rows, granularity, name)
+    return torch.maximum(grouped.amax(dim=-1), -grouped.amin(dim=-1))
 
 
 def narrow_scale(scale: Tensor) -> Tensor:
@@ -151,11 +152,11 @@ def encode(rows: Tensor, scale: Tensor, num_bits: int, zero_point: Tensor | None
     """Round (rows, columns) float32 to the nearest code on the grid of `scale` (and `zero_point`); int8."""
     count, columns = rows.shape
     groups = scale.shape[1]
-    steps = (rows.reshape(count, groups, columns // groups) / scale.float().unsqueeze(-1)).round()
+    steps = (rows.reshape(count, groups, columns // groups) / scale.float().unsqueeze(-1)).round_()
     if zero_point is not None:
-        steps = steps + zero_point.float().unsqueeze(-1)
+        steps += zero_point.float().unsqueeze(-1)
     low, high = code_range(num_bits, symmetric=zero_point is None)
-    return steps.clamp(low, high).to(torch.int8).reshape(count, columns)
+    return steps.clamp_(low, high).to(torch.int8).reshape(count, columns)
 
 
 def by_scale(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:

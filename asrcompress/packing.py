@@ -8,6 +8,9 @@ scales; grids.py does.
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,9 +41,7 @@ def pack(codes: Tensor, num_bits: int) -> Tensor:
     low, high = -(2 ** (num_bits - 1)), 2 ** (num_bits - 1) - 1
     if codes.numel() and (int(codes.min()) < low or int(codes.max()) > high):
         raise ValueError(f"a code is outside {low}..{high}")
-    flat = codes.contiguous().flatten().numpy().view(np.uint8)
-    bits = np.unpackbits(flat[:, None], axis=1, count=num_bits, bitorder="little")
-    return torch.from_numpy(np.packbits(bits, bitorder="little"))
+    return torch.from_numpy(_pack_lanes(codes.contiguous().flatten().numpy().view(np.uint8), num_bits))
 
 
 def unpack(packed: Tensor, num_bits: int, num_codes: int) -> Tensor:
@@ -57,15 +58,62 @@ def unpack(packed: Tensor, num_bits: int, num_codes: int) -> Tensor:
         )
     if num_bits == 8:
         return packed.reshape(-1).to(torch.int8) if packed.dtype == torch.int8 else packed.reshape(-1).view(torch.int8)
-    bits = np.unpackbits(packed.contiguous().numpy(), bitorder="little")
-    if bits[num_codes * num_bits :].any():
+    stream, rest = packed.contiguous().numpy().view(np.uint8), num_codes * num_bits % 8
+    if rest and stream[-1] >> rest:
         raise ValueError("padding bits behind the last code are not zero")
-    if num_bits == 1:
-        return torch.from_numpy(bits[:num_codes].astype(np.int8) * 2 - 1)
-    rows = bits[: num_codes * num_bits].reshape(num_codes, num_bits)
-    # Sign extension: the top bit of two's complement fills the rest of the byte.
-    filled = np.concatenate([rows, np.repeat(rows[:, -1:], 8 - num_bits, axis=1)], axis=1)
-    return torch.from_numpy(np.packbits(filled, axis=1, bitorder="little").reshape(-1).view(np.int8))
+    if 8 % num_bits:
+        return torch.from_numpy(_unpack_lanes(stream, num_bits, num_codes))
+    return torch.from_numpy(np.take(_codes_of_byte(num_bits), stream).view(np.int8)[:num_codes])
+
+
+def _pack_lanes(flat: np.ndarray, num_bits: int) -> np.ndarray:
+    """Codes in two's complement, uint8, as one stream of bits: what lies alike in every period of whole bytes goes at once."""
+    codes, size = _period(num_bits)
+    lanes = np.zeros((-(-len(flat) // codes), codes), dtype=np.uint8)
+    np.bitwise_and(flat, np.uint8(2**num_bits - 1), out=lanes.reshape(-1)[: len(flat)])
+    stream = np.zeros((len(lanes), size), dtype=np.uint8)
+    for lane in range(codes):
+        byte, shift = divmod(lane * num_bits, 8)
+        stream[:, byte] |= lanes[:, lane] << np.uint8(shift)
+        if shift + num_bits > 8:
+            stream[:, byte + 1] |= lanes[:, lane] >> np.uint8(8 - shift)
+    return stream.reshape(-1)[: packed_size_bytes(len(flat), num_bits)]
+
+
+def _unpack_lanes(stream: np.ndarray, num_bits: int, num_codes: int) -> np.ndarray:
+    """The inverse of `_pack_lanes`: int8 (num_codes,)."""
+    codes, size = _period(num_bits)
+    whole = np.zeros((-(-num_codes // codes), size), dtype=np.uint8)
+    whole.reshape(-1)[: len(stream)] = stream
+    lanes = np.empty((len(whole), codes), dtype=np.uint8)
+    for lane in range(codes):
+        byte, shift = divmod(lane * num_bits, 8)
+        lanes[:, lane] = whole[:, byte] >> np.uint8(shift)
+        if shift + num_bits > 8:
+            lanes[:, lane] |= whole[:, byte + 1] << np.uint8(8 - shift)
+    # The sign is the top bit of the code: it is shifted to the top of the byte, and back with the sign.
+    unused = 8 - num_bits
+    signed = (lanes.reshape(-1)[:num_codes] << np.uint8(unused)).view(np.int8)
+    signed >>= np.int8(unused)
+    return signed
+
+
+def _period(num_bits: int) -> tuple[int, int]:
+    """How many codes take how many whole bytes: 2 take 1 at 4 bits, 8 take 3 at 3 bits."""
+    size = num_bits // math.gcd(8, num_bits)
+    return size * 8 // num_bits, size
+
+
+@lru_cache(maxsize=3)
+def _codes_of_byte(num_bits: int) -> np.ndarray:
+    """The codes in each byte, (256,), as one number of as many bytes: for 1, 2 and 4 bits."""
+    count = 8 // num_bits
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").reshape(
+        256, count, num_bits
+    )
+    values = (bits.astype(np.int16) << np.arange(num_bits, dtype=np.int16)).sum(axis=2)
+    codes = values * 2 - 1 if num_bits == 1 else np.where(values >= 2 ** (num_bits - 1), values - 2**num_bits, values)
+    return codes.astype(np.int8).view(f"u{count}").reshape(256)
 
 
 def pack_mask(mask: Tensor) -> Tensor:

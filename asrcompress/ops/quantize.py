@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -157,7 +158,9 @@ def quantize_source(
         require_patterns(module, (name for name in first if name in chosen), config)
         require_twins(module, sites, config)
     if data is None:
-        content = _stream(source, config, sites, chosen, progress, memory_budget_bytes)
+        # What is trained is in memory anyway.
+        budget = sys.maxsize if train else memory_budget_bytes
+        content = _stream(source, config, sites, chosen, progress, budget)
         return train(content, {}) if train else content
     tensors = {name: as_float(tensor) for name, tensor in source.tensors.items()}
     tied = tied_names(sites)
