@@ -231,6 +231,8 @@ def _unpack_mask(bitmask: Tensor, count: int, name: str) -> Tensor:
 def _unpack_checked(packed: Tensor, num_bits: int, shape: tuple[int, ...], name: str) -> Tensor:
     """The codes of a packed tensor, after a look at its type and size."""
     count = torch.Size(shape).numel()
-    if packed.dtype not in (torch.int8, torch.uint8) or packed.numel() != packed_size_bytes(count, num_bits):
+    if packed.dtype != torch.uint8 and (packed.dtype != torch.int8 or num_bits < 8):
+        raise ValueError(f"{name}: packed as {packed.dtype}, not as unsigned bytes")
+    if packed.numel() != packed_size_bytes(count, num_bits):
         raise ValueError(f"{name}: {packed.numel()} packed bytes where {packed_size_bytes(count, num_bits)} are due")
     return unpack(packed, num_bits, count).reshape(shape)
