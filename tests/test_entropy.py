@@ -202,7 +202,7 @@ def in_record(change: Any) -> Any:
         (lambda coded: coded.update(absent=["U8", [1]]), "absent: is said to be coded"),
         (lambda coded: coded.update({"big.weight_packed": ["U8", [3201]]}), "3201 are due"),
         (lambda coded: coded.update({"big.weight_packed": ["I8", [64, 50]]}), "not as unsigned bytes"),
-        (lambda coded: coded.update({"big.weight_packed": ["F32", [800]]}), "packed bytes"),
+        (lambda coded: coded.update({"big.weight_packed": ["F32", [800]]}), "not as unsigned bytes"),
         (lambda coded: coded.update({"fc.bias": ["F16", [5]]}), "fc.bias"),
     ],
 )
