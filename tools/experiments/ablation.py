@@ -14,6 +14,7 @@ Options = dict[str, Any]
 # Of every row that is fine-tuned; options as a recipe's table [finetune] has them.
 FINETUNE: Options = {
     "epochs": 6,
+    "limit": 3000,
     "batch_size": 32,
     "distillation": 0.7,
     "mask_schedule": "one-shot",
