@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from asrcompress.artifact import ArtifactContent, narrow_float
 from asrcompress.errors import AsrCompressError
@@ -71,7 +72,8 @@ class Learner(nn.Module):
         family, spec, share = self._source.family, self._source.spec, self._config.distillation
         features = [self._train.read(position) for position in positions]
         targets = [self._train.targets[position] for position in positions]
-        found = [rows.float() for rows in family.log_probs(spec, self.model, features, targets)]
+        with parametrize.cached():  # a weight that is asked for twice is made once
+            found = [rows.float() for rows in family.log_probs(spec, self.model, features, targets)]
         sums, counts = negative_log_likelihood(family, spec, found, targets)
         loss = sums.sum() * (1 - share)
         if share:
