@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The section "Few bits and few weights together" of docs/experiments.md, then the page. Goes on where it was stopped.
 # usage: bash tools/ablation.sh [DATA] [OUT] [--jobs N] [--device cpu|cuda] [--small] [--only NAME ...] [--set KEY=VALUE[,VALUE] ...]
-#        [--minutes M] [--pack FILE.tar.gz] [--collect]
+#        [--minutes M] [--pack FILE.tar.gz [--models]] [--composed-only] [--collect]
 set -euo pipefail
 given=()
 while [ $# -gt 0 ] && [ ${#given[@]} -lt 2 ] && [[ $1 != --* ]]; do

@@ -21,7 +21,8 @@ RESULTS = results.read_results()
 
 def test_the_page_and_its_plots_are_made_from_the_results() -> None:
     made = page.render()
-    assert set(made) == {"experiments.md", "experiments/sizes.svg", "experiments/kinds.svg", "experiments/plans.svg"}
+    plots = {path.relative_to(DOCS).as_posix() for path in (DOCS / "experiments").glob("*.svg")}
+    assert set(made) == {"experiments.md"} | plots and len(plots) >= 3
     for name, text in made.items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"{name}: run python -m experiments.page in tools/"
 

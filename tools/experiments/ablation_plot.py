@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from asrcompress.report.svg import AREA, CHARACTER_WIDTH, HEIGHT, RADIUS, WIDTH, Box, log_ticks, place_labels
+from asrcompress.report.svg import (
+    AREA,
+    CHARACTER_WIDTH,
+    HEIGHT,
+    LINE_HEIGHT,
+    RADIUS,
+    WIDTH,
+    Box,
+    log_ticks,
+    place_labels,
+)
 from experiments.ablation import CONFIGURATIONS
 from experiments.ablation_results import Ablation
 from experiments.ablation_section import USM_LITE_RELATIVE, USM_LITE_SIZE, both
@@ -16,6 +26,7 @@ from experiments.results import Figures
 from experiments.tables import percent
 
 SIZES = (4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 40, 60)  # ticks, in per cent of the float model
+BETWEEN = 15.0  # a size that no file is near to, on its right
 COLOURS = {"bits": "#2563eb", "pattern": "#15803d", "both": "#b45309"}
 LEGEND = {"bits": "bits alone", "pattern": "pattern alone", "both": "both"}
 
@@ -37,7 +48,7 @@ class Scale:
     def __init__(self, pairs: Sequence[Pair], own: Figures) -> None:
         rates = [figures.wer for pair in pairs for figures in (pair.before, pair.after)]
         rates += [end for pair in pairs for end in (pair.after.low, pair.after.high)] + [own.low, own.high]
-        self.low, self.high = max(min(rates), 1e-3) / 1.1, max(*rates, 2e-3) * 1.15
+        self.low, self.high = max(min(rates), 1e-3) / 1.3, max(*rates, 2e-3) * 1.15
         self.left = min(SIZES[0], *(pair.size_percent / 1.1 for pair in pairs))
 
     def x(self, size_percent: float) -> float:
@@ -134,7 +145,8 @@ def _labels(scale: Scale, pairs: Sequence[Pair], own: Figures) -> list[str]:
     line = scale.y(own.wer)
     text = f"float, 100 %: {percent(own.wer)}"
     width = CHARACTER_WIDTH * len(text)
-    own_box = Box(AREA.right - 8 - width, line + 4, AREA.right - 8, line + 19)
+    left, top = scale.x(BETWEEN), scale.y(own.low) + 2  # below the band
+    own_box = Box(left, top, left + width, top + LINE_HEIGHT)
     axis = Box(AREA.left, AREA.bottom - 3, AREA.right, AREA.bottom + 3)
     obstacles = [Box(AREA.left, line - 1, AREA.right, line + 1), axis, own_box, _legend_box()]
     for pair in pairs:
@@ -152,7 +164,8 @@ def _labels(scale: Scale, pairs: Sequence[Pair], own: Figures) -> list[str]:
 
 
 def _legend_box() -> Box:
-    return Box(AREA.right - 230, AREA.top + 6, AREA.right - 6, AREA.top + 14 + 19 * len(LEGEND))
+    """Where no file has a place: none is between int4 and int8 in size."""
+    return Box(AREA.left + 290, AREA.top + 6, AREA.left + 530, AREA.top + 14 + 19 * len(LEGEND))
 
 
 def _legend() -> list[str]:

@@ -98,7 +98,7 @@ def _row(out: Path, row: Row) -> dict[str, Any]:
 
 
 def _training(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a sidecar's `training`: options, and the dev set before, at its best, and of the file."""
+    """What is kept of a sidecar's `training`: options, the dev set before, at its best, and of the file, and the sum of mask changes."""
     best = record["best"]
     divergences = [line["mask_divergence"] for line in record["history"] if line["mask_divergence"] is not None]
     return {
@@ -110,7 +110,7 @@ def _training(record: Mapping[str, Any]) -> dict[str, Any]:
         "best": [round(best[key], 6) for key in ("metric", "loss")],
         "best_epoch": round(best["epoch"], 2),
         "written": [round(record["written"][key], 6) for key in ("metric", "loss")],
-        "mask_divergence": round(divergences[-1], 6) if divergences else None,
+        "mask_divergence": round(sum(divergences), 6) if divergences else None,
     }
 
 

@@ -28,6 +28,8 @@ from experiments.plans_run import BATCH_SIZE, MODEL, SEEDS
 from experiments.run import Step, asrcompress, prepare_text, recipe_text
 
 TRAIN_SEED, SELECT_SEED = 5, 79
+MOST_BYTES = 15 << 20  # of an archive with models
+STATE_SUFFIX = ".training.safetensors"  # of what a stopped training goes on from
 PACKED = ("json", "jsonl", "log", "toml", "txt")  # what --pack takes: all that `collect` reads, and what was said
 
 
@@ -209,6 +211,25 @@ def pack(out: Path, path: Path) -> None:
                 archive.add(file, file.relative_to(out))
 
 
+def pack_models(out: Path, path: Path) -> None:
+    """The rows' artifacts in <path>.models-1.tar and so on, none larger than MOST_BYTES unless it holds one file alone."""
+    files = sorted(file for file in out.glob("*.safetensors") if not file.name.endswith(STATE_SUFFIX))
+    parts: list[list[Path]] = []
+    left = 0
+    for file in files:
+        size = file.stat().st_size + 1024  # with its header and padding
+        if not parts or size > left:
+            parts.append([])
+            left = MOST_BYTES
+        parts[-1].append(file)
+        left -= size
+    stem = path.name.removesuffix(".gz").removesuffix(".tar")
+    for number, part in enumerate(parts, 1):
+        with tarfile.open(path.with_name(f"{stem}.models-{number}.tar"), "w") as archive:
+            for file in part:
+                archive.add(file, file.relative_to(out))
+
+
 def describe_device(device: str) -> dict[str, str | None]:
     """What trained."""
     if device != "cuda":
@@ -277,6 +298,9 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, metavar="M", help="end what is not done by then")
     parser.add_argument("--pack", type=Path, metavar="FILE.tar.gz", help="sidecars and logs, without the models")
+    parser.add_argument(
+        "--models", action="store_true", help="with --pack: the models in archives of their own beside it"
+    )
     parser.add_argument("--composed-only", action="store_true", help="leave the data's own test set for another run")
     parser.add_argument("--collect", action="store_true", help="run nothing; make the page of the sidecars in OUT")
     return parser.parse_args(arguments)
@@ -304,6 +328,8 @@ def main(arguments: Sequence[str]) -> int:
     failed = run_sweep(varied, data, out, scale, options) if varied else run_table(chosen, data, out, scale, options)
     if options.pack:
         pack(out, options.pack)
+        if options.models:
+            pack_models(out, options.pack)
     if failed:
         sys.stderr.write(f"ablation: {len(failed)} failed: {', '.join(failed)}; see the logs in {out}\n")
         return 1

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.ablation import ABLATED, CONFIGURATIONS, VARIED, Configuration, one_shot, tuned, variant
 from experiments.ablation_results import Ablation, Made, Relative
-from experiments.tables import BETTER, NONE, WORSE, paired, percent, points, table, wer
+from experiments.tables import BETTER, NONE, WORSE, paired, percent, table, wer
 
 CHECKPOINT_BYTES = (
     11_285_451  # of a Fairseq checkpoint with this model and no optimizer state, as the data's README has it
@@ -51,8 +51,8 @@ weights), the same in the file, without and with the scales, before entropy codi
 
 ### What training takes
 
-Of {varied}, one option at a time. Dev: the WER that training is judged by, before and of the weights that were kept. Masks: the share of kept
-weights that changed at the last choice.
+Of {varied}, one option at a time. Dev: the WER that training is judged by, before and of the weights that were kept. Masks: the share of
+mask bits that changed over the training, summed from evaluation to evaluation.
 
 {trained}
 
@@ -95,9 +95,10 @@ def _conditions(ablation: Ablation) -> str:
     trained = given["trained_on"] or {}
     where = trained.get("name") or (trained.get("device") or "").upper() or "unknown"
     return (
-        f"The same model. Every file is made one-shot, calibrated on `{dev['file']}`, and once more with `--finetune`: on "
-        f"{train['num_utterances']:,} utterances composed of the training recordings, judged on the {dev['num_utterances']} of `{dev['file']}` ({where}). Evaluated, "
-        f"greedy in batches of {given['decoding']['eval']['batch_size']}, on {test['num_utterances']:,} utterances composed of the test recordings "
+        f"The same model. Every file is made one-shot, calibrated on utterances composed of the data's dev recordings, and once more with "
+        f"`--finetune`: on {train['num_utterances']:,} utterances (all training recordings alone, the others composed of them), the best weights "
+        f"chosen by {dev['num_utterances']} composed of dev recordings (trained on: {where}). Evaluated, greedy in batches of "
+        f"{given['decoding']['eval']['batch_size']}, on {test['num_utterances']:,} utterances composed of the test recordings "
         f"({test['num_words']:,} words) and on the data's own `{own['file']}` ({own['num_utterances']} utterances, {own['num_words']:,} words). No "
         f"recording is in two of train, dev and test, and no option or weight was chosen by a test recording. Intervals as above; those of "
         f"relative differences are of the same draws."
@@ -142,8 +143,8 @@ def _main(ablation: Ablation) -> str:
     relative = after.relative["eval"]
     kept = relative is not None and (relative.value <= USM_LITE_RELATIVE or relative.low <= 0)
     return (
-        f"**int4 + 2:4**, fine-tuned, is {percent(size)} of float, {percent(coded)} with entropy coding ({percent(USM_LITE_SIZE)} would be codes "
-        f"with indices alone), at {percent(after.test.wer)}, relative {relative_text(relative)} (own test set: "
+        f"**int4 + 2:4**, fine-tuned, is {percent(size)} of float, {percent(coded)} with entropy coding (USM-Lite's "
+        f"{percent(USM_LITE_SIZE)} are codes and indices alone), at {percent(after.test.wer)}, relative {relative_text(relative)} (own test set: "
         f"{relative_text(after.relative['own.eval'])}); one-shot {percent(before.test.wer)}, {relative_text(before.relative['eval'])}. "
         f"At most {_signed(USM_LITE_RELATIVE)}, or not worse than float: {'yes' if kept else 'no'}."
     )
@@ -181,8 +182,8 @@ def _packed(ablation: Ablation) -> str:
 def _spread(ablation: Ablation) -> str:
     found = [ablation.rows[variant("seed", seed).name].test.wer for seed in ABLATED["seed"]]
     return (
-        f"**The spread over seeds** of {VARIED}, fine-tuned: {', '.join(percent(one) for one in found)}, so {points(max(found) - min(found))} points "
-        f"from the lowest to the highest."
+        f"**The spread over seeds** of {VARIED}, fine-tuned: {', '.join(percent(one) for one in found)}, so "
+        f"{100 * (max(found) - min(found)):.2f} points from the lowest to the highest."
     )
 
 
