@@ -53,12 +53,12 @@ def make_sparse_floats() -> ArtifactContent:
 
 
 def make_unstructured() -> ArtifactContent:
-    """Codes of every width of which half or a tenth is 0, on symmetric and asymmetric grids, and signs."""
+    """Codes of every width of which half, most or few are 0, on symmetric and asymmetric grids, and signs."""
     rows = random(6, 24)
     quantized = {}
-    for place, (num_bits, share) in enumerate(itertools.product((8, 4, 3, 2), (0.5, 0.1))):
+    for place, (num_bits, share) in enumerate(itertools.product((8, 4, 3, 2), (0.5, 0.1, 0.95))):
         sparse = torch.where(rows.abs() > rows.abs().quantile(1 - share), rows, torch.zeros(()))
-        quantizer = asymmetric.quantize if place % 4 == 0 else quantize
+        quantizer = asymmetric.quantize if place % 3 == 0 else quantize
         packed = quantizer(sparse, num_bits=num_bits, granularity=Granularity.parse("per_group:6"))
         quantized[f"q{place}.weight"] = dataclasses.replace(packed, pattern=UNSTRUCTURED)
     few = torch.tensor([1, 0, 0, -1, 0, 0, 0, 1], dtype=torch.int8).repeat(6, 3)
