@@ -139,5 +139,7 @@ def _say(path: Path, record: dict[str, Any]) -> None:
     if uncoded := metrics.get("size_bytes_without_entropy_coding"):
         saved = 1 - metrics["size_bytes"] / uncoded
         say(f"entropy coding: {format_bytes(uncoded)} without it, {saved:.2%} saved")
+    if warning := record["honesty"].get("warning"):
+        say(f"WARNING: {warning}")
     if metrics["model_size_ratio"] >= 1:
         say(f"note: {path} is not smaller than what it was made from; drop more, or keep fewer bits with quantize")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from asrcompress.artifact import ArtifactContent
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
 from asrcompress.mapped import Made, release
-from asrcompress.modules.swap import WeightSite, find_weights
+from asrcompress.modules.swap import WeightSite
 from asrcompress.ops.calibrate import CalibrationData, read_calibration, recording_sites, runner, weight_statistics
 from asrcompress.ops.compress import (
     correct_biases,
@@ -42,6 +41,7 @@ from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, f
 from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.recipe import QuantizeConfig
+from asrcompress.ops.sites import about, find_sites
 from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_artifact
 from asrcompress.quantizers.statistics import InputStatistics
 
@@ -125,9 +125,9 @@ def plan(
     if plan:
         plan.require_model(Path(path), source.sha256)
     before = source.content.quantized if source.content else {}
-    sites = _sites(source)
+    sites = find_sites(source)
     chosen = {site.name for site in select(sites, config)}
-    with torch.device("meta"), _about(source.path):
+    with torch.device("meta"), about(source.path):
         require_patterns(build_float(source), (site.name for site in sites if site.name in chosen), config)
     aliases = {site.name for site in sites if site.tied_to}
     packed = [site.name for site in sites if site.name in chosen]
@@ -149,12 +149,12 @@ def quantize_source(
     time that one is asked for, and the model is checked by names and shapes; else all of it is in memory, and was built.
     """
     before = source.content.quantized if source.content else {}
-    sites = _sites(source)
+    sites = find_sites(source)
     chosen = {site.name for site in select(sites, config)}
     first = [site.name for site in sites if not site.tied_to]
     with torch.device("meta"):
         module = build_float(source)
-    with _about(source.path):
+    with about(source.path):
         require_patterns(module, (name for name in first if name in chosen), config)
         require_twins(module, sites, config)
     if data is None:
@@ -175,7 +175,7 @@ def quantize_source(
     for name in first:
         if name in chosen:
             progress(len(quantized.keys() & chosen), len(chosen))
-            with _about(source.path):
+            with about(source.path):
                 quantized[name] = _pack(source, name, floating.get(name), config, statistics.get(name))
         elif name in before:
             quantized[name] = before[name]
@@ -184,7 +184,7 @@ def quantize_source(
     floats = left_in_float(tensors, {*quantized, *sparse}, sites)
     if config.bias_correction:
         correct_biases(floats, {name: floating[name] for name in chosen}, quantized, statistics)
-    with _about(source.path):
+    with about(source.path):
         require_finite(floats)
     content = assemble(source, config, sites, quantized, floats, data.describe(), sparse)
     if train:
@@ -219,7 +219,7 @@ def _stream(
         if name not in chosen:
             return before[name]
         progress(len(done), len(chosen))
-        with _about(source.path):
+        with about(source.path):
             weight = source.tensors.get(name)
             floating = before[name].dequantize() if weight is None and name in before else weight
             found = _pack(source, name, floating, config, None)
@@ -232,7 +232,7 @@ def _stream(
 
     def float_of(name: str) -> Tensor:
         tensor = as_float(source.tensors[name])
-        with _about(source.path):
+        with about(source.path):
             require_finite({name: tensor})
         return tensor
 
@@ -247,11 +247,6 @@ def _stream(
     # Building the integer model now finds whatever does not fit before anything is on disk.
     build_model(replace(source, tensors=float_tensors(content), checkpoint=None, content=content))
     return content
-
-
-def _sites(source: Source) -> list[WeightSite]:
-    with torch.device("meta"):  # names and shapes only; nothing is allocated
-        return find_weights(build_float(source))
 
 
 def _read_data(
@@ -290,12 +285,3 @@ def _pack(
     if weight is None:
         raise AsrCompressError(f"{name} is missing; the file is not a whole {source.spec.family}")
     return pack_weight(name, weight, config, statistics, kept_of(source.content, name))
-
-
-@contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Errors say which file they are about."""
-    try:
-        yield
-    except AsrCompressError as error:
-        raise AsrCompressError(f"{path}: {error}") from error
