@@ -56,7 +56,8 @@ class FinetuneConfig:
             is_open = name in ("epochs", "learning_rate", "clip_norm", "temperature")
             if not (low < value <= high if is_open else low <= value <= high):
                 bound = f"above {low} and at most {high}" if is_open else f"{low} to {high}"
-                raise AsrCompressError(f"--{name.replace('_', '-')} {value}: use {bound}")
+                option = "finetune-limit" if name == "limit" else name.replace("_", "-")
+                raise AsrCompressError(f"--{option} {value}: use {bound}")
         for name, choices in (
             ("mask_schedule", MASK_SCHEDULES), ("scales", ("learned", "fixed")), ("precision", PRECISIONS), ("parallel", PARALLEL),
         ):  # fmt: skip

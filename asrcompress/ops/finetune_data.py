@@ -58,7 +58,7 @@ def read_training_set(
     cache_bytes: int = CACHE_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingSet:
-    """Read a training set as `eval` reads its data; `limit`, `split` and the rest as there.
+    """Read a training set as `eval` reads its data; `limit`, `split` and the rest as there. Of several splits, `train` where none is said.
 
     Raises:
         AsrCompressError: no set is there, audio cannot be read, a reference cannot be written in the model's units, or
@@ -82,7 +82,9 @@ def read_training_set(
     else:
         from asrcompress.speech.keyword_datasets import read_keyword_clips
 
-        clips = read_keyword_clips(data, keyword=keyword, split=split, audio_root=audio_root)
+        clips = read_keyword_clips(
+            data, keyword=keyword, split=split, audio_root=audio_root, defaults=("train",), option="--finetune-split"
+        )
         chosen = spread(clips.clips, limit)
         sha256 = clips.sha256
         if len(chosen) < len(clips.clips):

@@ -80,6 +80,8 @@ class FinetuneJob:
             raise AsrCompressError(
                 f"{state}: a training was stopped here; --resume goes on with it, --force begins anew"
             )
+        if self.config.precision == "bfloat16" and self.device != "cuda":
+            raise AsrCompressError("--precision bfloat16: is for CUDA; leave it out, or add --device cuda")
         if self.config.parallel == "sharded" and ranks.size == 1:
             raise AsrCompressError("--parallel sharded: splits the model over ranks; start them with torchrun")
 
@@ -112,15 +114,19 @@ class FinetuneJob:
         teacher = self._teacher(source, data_dir, trust)
         is_first = ranks.rank == 0
         train = read_training_set(
-            source, self.train, limit=self.config.limit, split=self._split(source, self.finetune_split, "train"),
-            keyword=self.keyword, audio_root=self.audio_root, data_dir=data_dir, progress=self.report.reading,
+            source, self.train, limit=self.config.limit, split=self.finetune_split, keyword=self.keyword,
+            audio_root=self.audio_root, data_dir=data_dir, progress=self.report.reading,
         )  # fmt: skip
         dev = DevelopmentSet(
             read_probe_data(
-                source, self.dev or self.train, split=self._split(source, self.dev_split, "val"),
-                keyword=self.keyword, audio_root=self.audio_root, data_dir=data_dir,
+                source, self.dev or self.train, split=self.dev_split, keyword=self.keyword, audio_root=self.audio_root,
+                data_dir=data_dir, default_splits=("val",), split_option="--dev-split",
             )
         )  # fmt: skip
+        if self.dev is None and dev.data.split == train.split:
+            raise AsrCompressError(
+                f"--finetune {self.train}: has nothing apart from what it trains on; add --dev, speech that decides which weights are best"
+            )
         state = TrainingState(
             state_path(output), self._identity(source, content, teacher, train.sha256, dev), self.resume
         )
@@ -161,10 +167,6 @@ class FinetuneJob:
             )
         return teacher
 
-    @staticmethod
-    def _split(source: Source, given: str | None, default: str) -> str | None:
-        return default if given is None and source.family.TASK == "keyword" else given
-
     def device_of(self, ranks: Ranks) -> str:
         """The device of this rank.
 
@@ -201,7 +203,8 @@ class FinetuneJob:
     ) -> str:
         """What a saved training is of; the number of ranks and the device do not matter."""
         options = replace(self.config, precision="auto", parallel="data").to_json()
-        parts = [source.sha256, content.recipe, teacher.sha256 if teacher else None, train, dev.data.sha256, options]
+        teaching = teacher.sha256 if teacher else None
+        parts = [source.sha256, content.recipe, teaching, train, dev.data.sha256, dev.data.keyword, options]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

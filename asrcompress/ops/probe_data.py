@@ -61,6 +61,8 @@ def read_probe_data(
     keyword: str | None = None,
     audio_root: Path | None = None,
     data_dir: Path | None = None,
+    default_splits: tuple[str, ...] = (),
+    split_option: str = "--split",
 ) -> ProbeData:
     """Read a data set as `eval` would.
 
@@ -72,6 +74,8 @@ def read_probe_data(
         keyword: of a keyword set.
         audio_root: where a table's relative paths start.
         data_dir: the folder of the SentencePiece model, where it is not the checkpoint's own.
+        default_splits: of a keyword set with several, the first of these that is there, where `split` is None.
+        split_option: what `split` is given with, for errors.
 
     Raises:
         AsrCompressError: no set is there, audio cannot be read, or it has nothing to score.
@@ -80,7 +84,7 @@ def read_probe_data(
     if family.TASK == "asr":
         from asrcompress.speech.datasets import Dataset, read_utterances
 
-        for option, value in (("--split", split), ("--keyword", keyword)):
+        for option, value in ((split_option, split), ("--keyword", keyword)):
             if value is not None:
                 raise AsrCompressError(f"{option} {value}: is for keyword models; {source.path} transcribes")
         whole = read_utterances(data, audio_root=audio_root)
@@ -97,7 +101,9 @@ def read_probe_data(
         return ProbeData(features, tuple(targets), references, None, data.resolve().name, sha256)
     from asrcompress.speech.keyword_datasets import read_keyword_clips
 
-    clips = read_keyword_clips(data, keyword=keyword, split=split, audio_root=audio_root)
+    clips = read_keyword_clips(
+        data, keyword=keyword, split=split, audio_root=audio_root, defaults=default_splits, option=split_option
+    )
     chosen = spread(clips.clips, limit)
     sha256 = clips.sha256
     if len(chosen) < len(clips.clips):

@@ -83,6 +83,8 @@ def read_keyword_clips(
     keyword: str | None,
     split: str | None = None,
     audio_root: str | Path | None = None,
+    defaults: tuple[str, ...] = (),
+    option: str = "--split",
 ) -> KeywordDataset:
     """Read the clips of a keyword set.
 
@@ -91,15 +93,17 @@ def read_keyword_clips(
             `validation_list.txt` make splits; `_background_noise_` is no word), or a table.
         keyword: the word to find; every other word is a negative.
         split: `train`, `val`, `test` (or a table's own names), or `all`. None is allowed where the set
-            has no splits, or one.
+            has no splits, or one, or one of `defaults`.
         audio_root: where a table's relative paths start; the table's own folder when None.
+        defaults: splits, the first of which that is there is taken where `split` is None and the set has several.
+        option: what the split is given with, for errors.
 
     Raises:
         AsrCompressError: no set is there, the keyword or the split is not given or not found, no clip
             is negative, audio files are missing, or a clip is listed twice.
     """
     path = Path(path)
-    found = _find(path, split, audio_root)
+    found = _find(path, split, audio_root, defaults=defaults, option=option)
     entries, chosen, ids = found.entries, found.chosen, found.ids
     word = _require_keyword(path, keyword, [word for _, word in entries])
     require_audio_files(path, [audio for audio, _ in entries], found.root)
@@ -108,8 +112,7 @@ def read_keyword_clips(
         for index, (audio, spoken) in zip(chosen, entries, strict=True)
     )
     sha256 = content_sha256((clip.id, clip.audio, clip.word) for clip in clips)
-    name = None if split is None else split_name(split)
-    return KeywordDataset(path, word, name, clips, sha256, found.num_background_noise, found.num_not_audio)
+    return KeywordDataset(path, word, found.split, clips, sha256, found.num_background_noise, found.num_not_audio)
 
 
 def read_clip_files(
@@ -141,12 +144,13 @@ def read_clip_files(
 
 @dataclass(frozen=True)
 class _Found:
-    """(audio, word) of the chosen split, their numbers among all, the ids of all, and what was left out."""
+    """(audio, word) of the chosen split, their numbers among all, the ids of all, its name, and what was left out."""
 
     entries: list[tuple[Path, str]]
     chosen: list[int]
     ids: list[str]
     root: Path | None
+    split: str | None
     num_background_noise: int = 0
     num_not_audio: int = 0
 
@@ -178,7 +182,8 @@ def _find(
     if split is None and len(set(splits)) > 1:
         split = next((name for name in defaults if name in splits), None)
     chosen = select(path, splits, split, option=option)
-    return _Found([entries[index] for index in chosen], chosen, ids, root, num_background_noise, num_not_audio)
+    name = None if split is None else split_name(split)
+    return _Found([entries[index] for index in chosen], chosen, ids, root, name, num_background_noise, num_not_audio)
 
 
 def _require_keyword(path: Path, keyword: str | None, words: Sequence[str]) -> str:
