@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,7 @@ from asrcompress.sparse import SparseWeight
 PACKED_PARTS = ("packed", "pattern", "bitmask", "scale", "zero_point")
 SPARSE_PARTS = ("values", "pattern", "bitmask")
 PARTS = tuple(dict.fromkeys((*PACKED_PARTS, *SPARSE_PARTS)))
+NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32}  # integers of so many bytes
 VALUE_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -49,7 +51,7 @@ def weight_tensors(name: str, weight: QuantizedWeight | SparseWeight) -> dict[st
         else:
             mask = kept(weight)
             if takes_bitmask(mask.numel(), int(mask.sum()), weight.num_bits):
-                stored, tensors[f"{name}_bitmask"] = weight.codes[mask], pack_mask(mask)
+                stored, tensors[f"{name}_bitmask"] = _pick(weight.codes, mask), pack_mask(mask)
     tensors[f"{name}_packed"] = pack(stored, weight.num_bits)
     tensors[f"{name}_scale"] = weight.scale.contiguous()
     if weight.zero_point is not None:
@@ -161,21 +163,21 @@ def _read_packed(
 def _join_bitmask(some: Tensor, mask: Tensor, zeros: Tensor, name: str) -> Tensor:
     """Codes (rows, columns) from the kept ones: those that stand for something else than 0, and only those."""
     codes = zeros.clone(memory_format=torch.contiguous_format)
-    codes[mask] = some
+    codes.masked_scatter_(mask, some)
     if not torch.equal(codes != zeros, mask):
         raise ValueError(f"{name}: its bitmask keeps a code that stands for 0")
     return codes
 
 
 def _sparse_tensors(name: str, weight: SparseWeight) -> dict[str, Tensor]:
-    if bool(weight.values[~weight.mask].any()):
+    if bool(((weight.values != 0) & ~weight.mask).any()):
         raise ValueError(f"{name}: a dropped value is not 0")
     if weight.pattern is None:
-        return {f"{name}_values": weight.values[weight.mask], f"{name}_bitmask": pack_mask(weight.mask)}
+        return {f"{name}_values": _pick(weight.values, weight.mask), f"{name}_bitmask": pack_mask(weight.mask)}
     mask, group_codes = pack_groups(weight.mask, weight.pattern)
     if not torch.equal(mask, weight.mask):
         raise ValueError(f"{name}: a group keeps fewer than {pattern_name(weight.pattern)} says")
-    return {f"{name}_values": weight.values[mask].reshape(len(mask), -1), f"{name}_pattern": group_codes}
+    return {f"{name}_values": _pick(weight.values, mask).reshape(len(mask), -1), f"{name}_pattern": group_codes}
 
 
 def _read_sparse(name: str, entry: dict[str, Any], shape: tuple[int, ...], tensors: dict[str, Tensor]) -> SparseWeight:
@@ -197,8 +199,7 @@ def _read_sparse(name: str, entry: dict[str, Any], shape: tuple[int, ...], tenso
         raise ValueError(f"{name}: values of shape {list(some.shape)} where {list(due)} are kept")
     if not torch.isfinite(some).all():
         raise ValueError(f"{name}: holds NaN or infinity")
-    values = torch.zeros(rows, columns, dtype=some.dtype)
-    values[mask] = some.flatten()
+    values = torch.zeros(rows, columns, dtype=some.dtype).masked_scatter_(mask, some.flatten())
     return SparseWeight(values, mask, shape, pattern if isinstance(pattern, tuple) else None, entry.get("method"))
 
 
@@ -215,6 +216,13 @@ def _read_pattern(
     if pattern != UNSTRUCTURED and f"{name}_bitmask" in tensors:
         raise ValueError(f"{name}: has a bitmask and is not unstructured")
     return pattern
+
+
+def _pick(values: Tensor, mask: Tensor) -> Tensor:
+    """values[mask], without the places of all that is kept in between."""
+    bits = values.contiguous().view(NUMBERS[values.element_size()])  # numpy has no bfloat16
+    picked = np.compress(mask.contiguous().numpy().reshape(-1), bits.numpy().reshape(-1))
+    return torch.from_numpy(picked).view(values.dtype) if len(picked) else values.new_empty(0)
 
 
 def _rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
