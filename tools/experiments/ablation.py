@@ -41,23 +41,23 @@ class Configuration:
 
 
 CONFIGURATIONS = (
-    Configuration("int8", {"bits": 8, "method": "gptq"}, {"learning_rate": 3e-5}),
+    Configuration("int8", {"bits": 8, "method": "gptq"}, {"learning_rate": 1e-4}),
     Configuration("int4", {"bits": 4, "method": "gptq"}, {"learning_rate": 3e-5}),
     Configuration("int2", {"bits": 2, "method": "gptq_ls"}, {"learning_rate": 1e-4}),
-    Configuration("2:4", {"pattern": "2:4", "method": "sparsegpt"}, {"learning_rate": 3e-5}),
-    Configuration("1:4", {"pattern": "1:4", "method": "sparsegpt"}, {"learning_rate": 3e-4}),
+    Configuration("2:4", {"pattern": "2:4", "method": "sparsegpt"}, {"learning_rate": 5e-5}),
+    Configuration("1:4", {"pattern": "1:4", "method": "sparsegpt"}, {"learning_rate": 1e-3}),
     Configuration(
-        "int4+2:4", {"bits": 4, "method": "gptq", "pattern": "2:4", "sparsifier": "sparsegpt"}, {"learning_rate": 3e-5}
+        "int4+2:4", {"bits": 4, "method": "gptq", "pattern": "2:4", "sparsifier": "sparsegpt"}, {"learning_rate": 1e-4}
     ),
     Configuration(
         "int2+2:4",
         {"bits": 2, "method": "gptq_ls", "pattern": "2:4", "sparsifier": "sparsegpt"},
-        {"learning_rate": 1e-4},
+        {"learning_rate": 3e-4},
     ),
     Configuration(
         "int2+1:4",
         {"bits": 2, "method": "gptq_ls", "pattern": "1:4", "sparsifier": "sparsegpt"},
-        {"learning_rate": 3e-4},
+        {"learning_rate": 1e-3},
     ),
 )
 VARIED = "int4+2:4"  # the configuration whose training is varied, one option at a time
