@@ -33,6 +33,7 @@ SAME = {
     ("metrics", "stored_weight"),
     ("entropy", "tensor_file"),
     ("sparsifiers", "quantizers"),
+    ("training", "quantizers"),
 }
 LIGHT = ("errors", "files", "sidecar", "gate", "report", "cli")
 HEAVY = {

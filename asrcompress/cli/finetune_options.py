@@ -47,7 +47,7 @@ def _options(
     finetune_limit: Annotated[
         Optional[int], _option("Utterances to train on, spread evenly over the set. [default: all]")
     ] = None,
-    epochs: Annotated[Optional[float], _option("Passes over the training set. [default: 8]")] = None,
+    epochs: Annotated[Optional[float], _option("Passes over the training set. [default: 6]")] = None,
     batch_size: Annotated[Optional[int], _option("Utterances of an update, over all ranks. [default: 32]")] = None,
     learning_rate: Annotated[Optional[float], _option("The largest; a cosine brings it down. [default: 3e-4]")] = None,
     warmup: Annotated[Optional[float], _option("Share of the updates. [default: 0.05]")] = None,
@@ -64,7 +64,9 @@ def _options(
         Optional[str],
         _option("When N:M masks are chosen: one-shot, few-shot or every-step. [default: one-shot]"),
     ] = None,
-    mask_interval: Annotated[Optional[int], _option("Updates from mask to mask, few-shot. [default: 50]")] = None,
+    mask_interval: Annotated[
+        Optional[int], _option("Updates from mask to mask, few-shot, and from scale to scale, mse. [default: 50]")
+    ] = None,
     mask_until: Annotated[
         Optional[float], _option("Share of the training after which masks stay. [default: 0.7]")
     ] = None,
@@ -72,7 +74,12 @@ def _options(
         Optional[float],
         _option("How strongly dropped weights are pulled to 0 where masks change (SR-STE). [default: 2e-4]"),
     ] = None,
-    scales: Annotated[Optional[str], _option("learned, or fixed: as --method chose them. [default: learned]")] = None,
+    scales: Annotated[
+        Optional[str],
+        _option(
+            "learned; mse: found anew by squared error every --mask-interval updates; fixed: as --method chose them. [default: learned]"
+        ),
+    ] = None,
     evaluations: Annotated[Optional[int], _option("Of --dev, per epoch. [default: 1]")] = None,
     patience: Annotated[
         Optional[int], _option("Evaluations without a better one that end the training; 0: none do. [default: 0]")

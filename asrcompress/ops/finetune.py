@@ -297,8 +297,6 @@ def _loop(config: FinetuneConfig, train: TrainingSet, device: str) -> TrainerCon
     num_updates = max(1, round(config.epochs * per_epoch))
     is_cuda = torch.device(device).type == "cuda"
     precision = ("bfloat16" if is_cuda else "float32") if config.precision == "auto" else config.precision
-    if precision == "bfloat16" and not is_cuda:
-        raise AsrCompressError("--precision bfloat16: is for CUDA; leave it out, or add --device cuda")
     return TrainerConfig(
         num_updates=num_updates,
         batch_size=config.batch_size,
@@ -310,6 +308,7 @@ def _loop(config: FinetuneConfig, train: TrainingSet, device: str) -> TrainerCon
         seed=config.seed,
         precision=precision,
         masks=MaskSchedule(config.mask_schedule, config.mask_interval, config.mask_until),
+        refit_every=config.mask_interval if config.scales == "mse" else 0,
     )
 
 

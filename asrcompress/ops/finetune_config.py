@@ -20,14 +20,15 @@ class FinetuneConfig:
     warmup: share of the updates. clip_norm: of the gradient. distillation: weight of the float parent's output against the
     references, 0 to 1. temperature: of it. mask_schedule: when masks are chosen anew: one-shot, few-shot (every
     mask_interval updates) or every-step, in the first mask_until of the training. sr_ste: how strongly dropped weights are
-    pulled to 0 where masks can change. scales: learned, or as the quantizer chose them (fixed). evaluations: of the development
-    set, per epoch. patience: evaluations without a better one before training ends early; 0 for never. limit: of utterances
-    to train on, spread evenly. precision: of products; auto is bfloat16 on CUDA.
+    pulled to 0 where masks can change. scales: learned, found anew by squared error every mask_interval updates (mse), or as the
+    quantizer chose them (fixed). evaluations: of the development set, per epoch. patience: evaluations without a better one
+    before training ends early; 0 for never. limit: of utterances to train on, spread evenly. precision: of products; auto is
+    bfloat16 on CUDA. parallel: what ranks share, data or the model, too. seed: of the order of utterances.
     """
 
-    epochs: float = 8.0
+    epochs: float = 6.0
     batch_size: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     warmup: float = 0.05
     clip_norm: float = 1.0
     distillation: float = 0.7
@@ -59,7 +60,7 @@ class FinetuneConfig:
                 option = "finetune-limit" if name == "limit" else name.replace("_", "-")
                 raise AsrCompressError(f"--{option} {value}: use {bound}")
         for name, choices in (
-            ("mask_schedule", MASK_SCHEDULES), ("scales", ("learned", "fixed")), ("precision", PRECISIONS), ("parallel", PARALLEL),
+            ("mask_schedule", MASK_SCHEDULES), ("scales", ("learned", "mse", "fixed")), ("precision", PRECISIONS), ("parallel", PARALLEL),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise AsrCompressError(f"--{name.replace('_', '-')} {getattr(self, name)}: use {', '.join(choices)}")

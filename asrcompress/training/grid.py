@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, code_range
+from asrcompress.quantizers.mse import search_scale, storable
 from asrcompress.training.parallel import whole
 
 INSIDE = 0.49  # of a step: how far a float weight may start from the middle of its code
@@ -83,6 +84,30 @@ class TrainedWeight(nn.Module):
         """The scale as it would be stored now, float32; differentiable where it is learned."""
         assert self.scale is not None  # noqa: S101 (asked by the callers)
         return self.scale if self.growth is None else _Stored.apply(self.scale * self.growth.exp(), self.is_half)
+
+    @torch.no_grad()
+    def refit(self, weight: Tensor) -> None:
+        """Take the scale whose rounded weights have the least squared error, dropped ones left out (the search of method mse).
+
+        Raises:
+            ValueError: the scale is learned, or there is none: a bug in the caller.
+        """
+        if self.scale is None or self.growth is not None:
+            raise ValueError("no scale to find")
+        rows = weight.detach().reshape(weight.shape[0], -1).float()
+        kept = rows if self.mask is None else rows * self.mask
+        shape = (1, 1, -1) if self.scale.shape[0] == 1 else (*self.scale.shape, -1)
+        grouped = kept.reshape(shape).cpu()
+        if self.num_bits == 1:
+            count = grouped.ne(0).sum(dim=-1) if self.mask is None else self.mask.reshape(shape).sum(dim=-1).cpu()
+            found = grouped.abs().sum(dim=-1) / count.clamp_min(1)
+            found = torch.where(self.scale.cpu() > 0, found.clamp_min(FP16_SMALLEST_NORMAL), 0.0)
+        else:
+            zero = torch.zeros(()) if self.zero_point is None else self.zero_point.cpu()
+            low, high = (end - zero for end in code_range(self.num_bits, symmetric=self.zero_point is None))
+            start = storable(covering(grouped, low, high), torch.float16 if self.is_half else torch.float32)
+            found = search_scale(grouped, start, low, high)
+        self.scale.copy_(found.half().float() if self.is_half else found.float())
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,6 +210,13 @@ class _Stored(torch.autograd.Function):
 def _grouped(rows: Tensor, scale: Tensor) -> Tensor:
     """(rows, columns) -> (rows, groups, size): what shares a scale lies along the last dimension."""
     return rows.reshape(rows.shape[0], scale.shape[1], -1)
+
+
+def covering(grouped: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The smallest scale on whose grid, low .. high steps, nothing is clipped: grouped (..., size) -> (...)."""
+    up, down = grouped.amax(dim=-1).clamp_min(0), grouped.amin(dim=-1).clamp_max(0)
+    above = torch.where(high > 0, up / high.clamp_min(1), 0.0)
+    return torch.maximum(above, torch.where(low < 0, down / low.clamp_max(-1), 0.0))
 
 
 def _divisor(scale: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class TrainerConfig:
 
     num_updates, batch_size (utterances of an update, over all ranks), learning_rate (the peak), scale_rate (of the scales'
     learning rate, times the weights'), warmup (updates), clip_norm (of the gradient), eval_every (updates), patience
-    (evaluations without a better one; 0 for no end), most_frames (that run at once), seed (of the order), precision (float32 or
+    (evaluations without a better one; 0 for no end), most_frames (that run at once), seed (of the order), refit_every (updates, after
+    which scales are found anew; 0: never), precision (float32 or
     bfloat16, of products on CUDA).
     """
 
@@ -44,6 +45,7 @@ class TrainerConfig:
     seed: int = 1
     precision: str = "float32"
     masks: MaskSchedule = field(default_factory=MaskSchedule)
+    refit_every: int = 0
 
 
 @dataclass
@@ -143,6 +145,8 @@ class Trainer:
         while progress.update < config.num_updates and not self._is_stale():
             if config.masks.is_due(progress.update, config.num_updates):
                 self.choose_masks()
+            if config.refit_every and progress.update and progress.update % config.refit_every == 0:
+                self.refit_scales()
             progress.since.append(self._update(self._batch(progress.update)))
             progress.update += 1
             on_update(progress)
@@ -168,6 +172,13 @@ class Trainer:
             assert weight.mask is not None  # noqa: S101 (a chooser is of a masked weight)
             weight.mask.copy_(chooser.choose(whole(self.parameters[original])))
 
+    @torch.no_grad()
+    def refit_scales(self) -> None:
+        """Find the scales that round the float weights best as they are now, of those that are trained."""
+        for weight, original in self.weights.values():
+            if weight.scale is not None and original in self.parameters:
+                weight.refit(whole(self.parameters[original]))
+
     def snapshot(self) -> dict[str, Tensor]:
         """All that makes the model what it is now: trained parameters and masks, whole and on the CPU."""
         return {name: whole(value).cpu().clone() for name, value in self.state().items()}
@@ -175,7 +186,7 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """What a snapshot is of: the tensors themselves, which may be split over ranks."""
         masks = {f"mask/{name}": w.mask for name, (w, _) in self.weights.items() if w.mask is not None}
-        return {f"parameter/{name}": p for name, p in self.parameters.items()} | masks
+        return {f"parameter/{name}": p for name, p in self.parameters.items()} | masks | self._scales()
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
@@ -185,6 +196,17 @@ class Trainer:
         for name, (weight, _) in self.weights.items():
             if weight.mask is not None:
                 weight.mask.copy_(values[f"mask/{name}"])
+        for name, scale in self._scales().items():
+            scale.copy_(values[name])
+
+    def _scales(self) -> dict[str, Tensor]:
+        """Scales that are found again and again; learned ones are parameters."""
+        found = (
+            {f"scale/{name}": weight.scale for name, (weight, _) in self.weights.items()}
+            if self.config.refit_every
+            else {}
+        )
+        return {name: scale for name, scale in found.items() if scale is not None}
 
     def _judge(self, evaluate: Callable[[], tuple[float, float]], on_evaluation: Callable[[Progress], None]) -> None:
         progress, config = self.progress, self.config
