@@ -28,7 +28,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches(lengths, batch_size):
 
 def test_every_epoch_and_seed_has_an_order_of_its_own():
     lengths = [100 + position for position in range(60)]
-    orders = [epoch_batches(lengths, 4, seed=seed, epoch=epoch) for seed in (1, 2) for epoch in (0, 1, 11)]
+    orders = [epoch_batches(lengths, 4, seed=seed, epoch=epoch) for seed in (1, 11) for epoch in (0, 1, 11)]
     assert all(one != other for place, one in enumerate(orders) for other in orders[place + 1 :])
 
 
