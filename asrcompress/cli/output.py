@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -62,8 +63,8 @@ def path_from_stdin(what: str) -> str:
 
 
 def progress_bar(label: str) -> Callable[[int, int], None]:
-    """A progress line with an estimate, on a terminal and only once the work takes over two seconds."""
-    if not sys.stderr.isatty():
+    """A progress line with an estimate, on a terminal and only once the work takes over two seconds; of ranks, the first's."""
+    if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
         return lambda done, total: None
     # When work began, and what was done by then, which took none of its time; when the line was written last.
     begin, first, shown = 0.0, -1, 0.0

@@ -37,6 +37,7 @@ def started(folder: Path, *launcher: str, more: tuple[str, ...] = ()) -> Iterato
     process = subprocess.Popen(
         [sys.executable, *launcher, "-m", "asrcompress", *map(str, COMMAND), *more],
         cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
     )  # fmt: skip
     try:
         yield process
