@@ -37,8 +37,13 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("is_sharded", [False, True], ids=["data", "sharded"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"batch_size": 1}, {"batch_size": 3, "most_frames": 4}, {"batch_size": 10, "most_frames": 1000}],
-    ids=["pieces", "fewer utterances than ranks", "unequal numbers of pieces", "everything at once"],
+    [
+        {},
+        {"batch_size": 1},
+        {"batch_size": 3, "most_frames": 4},
+        {"batch_size": 10, "most_frames": 1000, "refit_every": 2},
+    ],
+    ids=["pieces", "fewer utterances than ranks", "unequal numbers of pieces", "everything at once, scales found anew"],
 )
 def test_two_ranks_train_what_one_trains(is_sharded: bool, options: dict[str, Any]) -> None:
     expected, losses = trained(Parallel(), **options)

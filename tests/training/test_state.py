@@ -59,6 +59,15 @@ def test_what_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, stop: int, fi
     assert (tmp_path / "state").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+def test_scales_that_are_found_anew_go_on_from_where_they_were(tmp_path: Path) -> None:
+    expected, progress, _ = train(Parallel(), tmp_path / "whole", refit_every=3)
+    start = toy_trainer(Parallel(), refit_every=3).snapshot()
+    assert any(not torch.equal(value, start[name]) for name, value in expected.items() if name.startswith("scale/"))
+    stopped(tmp_path / "state", 5, refit_every=3)
+    found, also, begun = train(Parallel(), tmp_path / "state", resume=True, refit_every=3)
+    assert begun == 4 and equal(expected, found) and progress == also
+
+
 def test_what_is_finished_trains_no_more(tmp_path: Path) -> None:
     expected, progress, _ = train(Parallel(), tmp_path / "state")
     found, also, begun = train(Parallel(), tmp_path / "state", resume=True)
