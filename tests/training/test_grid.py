@@ -162,6 +162,13 @@ def test_the_ends_of_the_grid(symmetric, expected):
     assert module(torch.tensor([[9.0, -9.0]])).tolist() == [[0.5 * code for code in expected]]
 
 
+def test_zero_counts_as_positive_at_one_bit_as_in_its_quantizer():
+    rows = torch.tensor([[0.0, -0.0, 1e-30, -1e-30]])
+    module = TrainedWeight(scale=torch.ones(1, 1), num_bits=1)
+    stored = get_quantizer("binary")(rows, num_bits=1, granularity=Granularity("per_channel"), statistics=None)
+    assert module.codes(rows)[0].tolist() == stored.codes.tolist() == [[1, 1, 1, -1]]
+
+
 def test_halves_round_to_even_as_in_grids():
     module = TrainedWeight(scale=torch.ones(1, 1), num_bits=4)
     rows = torch.tensor([[0.5, 1.5, 2.5, -0.5, -1.5, -2.5]])
