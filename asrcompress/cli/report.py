@@ -61,6 +61,9 @@ def report(
 ) -> None:
     """Compare models by their sidecars, and gate them; or show one sensitivity table. Needs no torch.
 
+    A file that was fine-tuned is marked where its own sidecar (small.safetensors.json) is among those given, and --html
+    draws the training.
+
     Exit code 0: every gate passed; 1: a gate failed; 2: a metric was not measured, runs are not comparable, or an
     input is wrong.
 

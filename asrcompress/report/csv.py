@@ -21,12 +21,13 @@ def render(report: Report) -> str:
     ends = [(name, end) for name in QUALITY_METRICS if name in measured for end in ("low", "high")]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["model", "sha256", "is_baseline", *COMPRESSION, "bits", "patterns", *names]
+    writer.writerow(["model", "sha256", "is_baseline", *COMPRESSION, "bits", "patterns", "finetune_updates", *names]
                     + [f"{name}_interval_{end}" for name, end in ends])  # fmt: skip
     for row in report.rows:
         compression = row.measured.compression
         cells = [*(compression.get(key) for key in COMPRESSION), compression_text("bits", compression)]
         cells.append(compression_text("patterns", compression))
+        cells.append(row.training.best.update if row.training else None)
         cells += [row.values.get(name) for name in names]
         cells += [(row.interval(name) or {}).get(end) for name, end in ends]
         writer.writerow([row.label, row.measured.sha256, str(row.is_baseline).lower()]

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: verdict, gates, a plot per quality metric, the table.
+"""The report as one HTML file that needs nothing else: verdict, gates, a plot per quality metric and fine-tuning, the table.
 
 No script, no network, no fonts to fetch; it follows the reader's light or dark setting and prints. Every string
 from a sidecar is escaped.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from html import escape
 
-from asrcompress.report.rows import QUALITY_METRICS, Report, Row, columns, printable
+from asrcompress.report.rows import QUALITY_METRICS, Report, Row, columns, printable, training_note
 from asrcompress.report.svg import Point, plot
+from asrcompress.report.training_plot import STYLE as TRAINING_STYLE
+from asrcompress.report.training_plot import training_plot
+from asrcompress.report.training_rows import Training, describe
 
 STATUS = {"passed": "✓ passed", "failed": "✗ failed", "error": "! not measured"}
 TITLES = {"wer": "word error rate (wer)", "au_fa_fr": "area under FA/FR (au_fa_fr)"}
@@ -63,10 +66,11 @@ def render(report: Report) -> str:
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>asrcompress report</title>\n<style>{PAGE_STYLE}{PLOT_STYLE}</style>\n</head>\n<body>",
+            f"<title>asrcompress report</title>\n<style>{PAGE_STYLE}{PLOT_STYLE}{TRAINING_STYLE}</style>\n</head>\n<body>",
             f"<h1>asrcompress report{_verdict(report)}</h1>",
             *gates,
             *plots,
+            *_fine_tuning(report),
             *_numbers(report),
             *notes,
             "</body>\n</html>\n",
@@ -125,6 +129,24 @@ def _point(name: str, row: Row, report: Report) -> Point:
     return Point(row.label, _size(row), row.values[name], interval.get("low"), interval.get("high"), style)
 
 
+def _fine_tuning(report: Report) -> list[str]:
+    """A section per fine-tuned model; one that was evaluated twice is two rows and one section."""
+    models: dict[str, tuple[str, Training]] = {}
+    for row in report.rows:
+        if row.training:
+            sha256 = row.measured.sha256
+            models[sha256] = (row.measured.file if sha256 in models else row.label, row.training)
+    parts = []
+    for label, training in models.values():
+        said = describe(training)
+        caption = "The dashed line is the model as it was compressed, before training; the marked point is what the file holds. "
+        if training.has_teacher:
+            caption += "The loss of training counts the distance from the teacher, too, so the two losses are not the same thing."
+        figure = f'<figure>{training_plot(training)}<figcaption><p class="quiet">{caption}</p></figcaption></figure>'
+        parts += [f"<h2>Fine-tuning: {_text(label)}</h2>", f"<p>{_text(said[0].upper() + said[1:])}.</p>", figure]
+    return parts
+
+
 def _numbers(report: Report) -> list[str]:
     """The table, turned round when there are few models: a line per metric then reads best."""
     shown = columns(report)
@@ -149,11 +171,9 @@ def _numbers(report: Report) -> list[str]:
 
 
 def _notes(report: Report) -> list[str]:
-    return (
-        ["<h2>Notes</h2>", "<ul>", *(f"<li>{_text(note)}</li>" for note in report.notes), "</ul>"]
-        if report.notes
-        else []
-    )
+    told = {training_note(row) for row in report.rows}  # in the sections above
+    notes = [note for note in report.notes if note not in told]
+    return ["<h2>Notes</h2>", "<ul>", *(f"<li>{_text(note)}</li>" for note in notes), "</ul>"] if notes else []
 
 
 def _row_class(row: Row) -> str:

@@ -33,6 +33,7 @@ def _row(row: Row) -> dict[str, Any]:
         "is_baseline": row.is_baseline,
         "sidecars": [str(sidecar.path) for sidecar in measured.sidecars],
         "compression": measured.compression or None,
+        "training": next((s.record["training"] for s in measured.sidecars if s.record.get("training")), None),
         "values": dict.fromkeys(sorted(measured.unmeasured)) | row.values,
         "intervals": evaluation.get("intervals") or {},
         "paired": evaluation.get("paired"),

@@ -23,27 +23,33 @@ from asrcompress.gate import (
     percent_note,
     size_note,
 )
+from asrcompress.report.training_rows import Training, describe, read_training
 from asrcompress.sidecar import MeasuredModel, Sidecar, merge
 
 # In the order of the table. A comparison is shown where there is a baseline, a column where a row has a value.
 COLUMNS = (
-    "size_bytes", "ratio.size_bytes", "model_size_bytes", "ratio.model_size_bytes", "num_params",
+    "size_bytes", "ratio.size_bytes", "model_size_bytes", "ratio.model_size_bytes", "size_bytes_without_entropy_coding", "num_params",
     "macs", "ratio.macs", "wer", "delta.wer", "relative.wer", "cer",
     "au_fa_fr", "relative.au_fa_fr", "false_accept_rate", "false_reject_rate", "real_time_factor",
 )  # fmt: skip
 QUALITY_METRICS = ("wer", "au_fa_fr")  # what a plot has on its quality axis
 # Counts are left out: how many more reference words a run had says nothing.
+UNSTRUCTURED = "unstructured"  # of a pattern, in a sidecar
 COMPARED = tuple(dict.fromkeys(name.rpartition(".")[2] for name in COLUMNS))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model. `values` holds its metrics and its comparisons with the baseline, by the grammar's names."""
+    """One model. `values` holds its metrics and its comparisons with the baseline, by the grammar's names.
+
+    `training` is how it was fine-tuned, where a sidecar says so.
+    """
 
     label: str
     is_baseline: bool
     measured: MeasuredModel
     values: dict[str, float]
+    training: Training | None = None
 
     def interval(self, name: str) -> dict[str, Any] | None:
         """The confidence interval of a metric, where there is one."""
@@ -95,7 +101,7 @@ def build_report(
         )
     labels = _labels([*baselines, *candidates])
     rows = tuple(
-        Row(label, is_baseline, model, _values(model, [] if is_baseline else baselines))
+        Row(label, is_baseline, model, _values(model, [] if is_baseline else baselines), _training(model))
         for label, model in zip(labels, [*baselines, *candidates], strict=True)
         for is_baseline in [model.sha256 == baseline_sha256]
     )
@@ -117,6 +123,11 @@ def _values(model: MeasuredModel, baselines: Sequence[MeasuredModel]) -> dict[st
             except NotMeasured:
                 continue
     return values
+
+
+def _training(model: MeasuredModel) -> Training | None:
+    found = (read_training(sidecar.record, sidecar.path) for sidecar in model.sidecars)
+    return next((training for training in found if training), None)
 
 
 def _labels(models: Sequence[MeasuredModel]) -> list[str]:
@@ -152,6 +163,7 @@ def _notes(rows: Sequence[Row], requirements: Sequence[Requirement], baselines: 
             except NotMeasured as error:
                 notes.append(f"{row.label}: not compared with the baseline: {error}")
     notes += [text for row in rows if (text := _paired(row))]
+    notes += [text for row in rows if (text := training_note(row))]
     warnings = [size_note(requirements, baselines), percent_note(requirements)]
     return [printable(note) for note in [*notes, *filter(None, warnings)]]
 
@@ -165,6 +177,11 @@ def _paired(row: Row) -> str:
     name = f"delta.{paired.get('metric')}"
     delta, low, high = (number_text(name, float(end)) for end in ends if end is not None)
     return f"{row.label}: {name} is {delta}, [{low}, {high}] by paired resampling of utterances"
+
+
+def training_note(row: Row) -> str:
+    """How a model was fine-tuned, in one sentence; "" where it was not."""
+    return printable(f"{row.label}: fine-tuned, {describe(row.training)}") if row.training else ""
 
 
 def _measured_on(row: Row) -> str:
@@ -192,8 +209,15 @@ def columns(report: Report) -> list[Column]:
     found = [Column("model", tuple(row.label + (baseline_mark if row.is_baseline else "") for row in rows), False)]
     for heading in ("bits", "patterns", "activations", "level", "packed_params_share"):
         cells = tuple(compression_text(heading, row.measured.compression) for row in rows)
+        if heading == "patterns":
+            cells = tuple(
+                cell + _dropped_text(row.measured) * bool(cell) for cell, row in zip(cells, rows, strict=True)
+            )
         if any(cells):
             found.append(Column(heading, cells, heading in ("bits", "packed_params_share")))
+    if any(row.training for row in rows):
+        updates = (f"{row.training.best.update:,}" if row.training else "" for row in rows)
+        found.append(Column("finetune_updates", tuple(updates)))
     for name in COLUMNS:
         if _repeats_size(name, rows) or all(name not in row.values for row in rows):
             continue
@@ -213,6 +237,26 @@ def compression_text(key: str, compression: dict[str, Any]) -> str:
     if key == "packed_params_share" and isinstance(value, int | float):
         return f"{value:.4f}"
     return "" if value is None else printable(value)
+
+
+def _dropped_text(model: MeasuredModel) -> str:
+    """How much of the unstructured weights is dropped, as " 50 %", where a sidecar counts them."""
+    for sidecar in model.sidecars:
+        try:
+            honesty = sidecar.record.get("honesty") or {}
+            counted = [
+                (w["num_kept"], w["num_params"]) for w in honesty.get("sparse", []) if w["pattern"] == UNSTRUCTURED
+            ]
+            codes = [w for w in honesty.get("codes", []) if w.get("pattern") == UNSTRUCTURED]
+            counted += [(w["num_kept"], sum(w["histogram"])) for w in codes]
+            kept, total = sum(kept for kept, _ in counted), sum(total for _, total in counted)
+        except (KeyError, TypeError, AttributeError):
+            raise AsrCompressError(
+                f"{sidecar.path}: honesty does not count weights as it should; write the sidecar again"
+            ) from None
+        if total:
+            return f" {(1 - kept / total) * 100:.3g} %"
+    return ""
 
 
 def _interval_columns(name: str, rows: Sequence[Row]) -> list[Column]:
