@@ -133,6 +133,8 @@ def finetune(
     """
     parallel = parallel or Parallel()
     device = str(parallel.device)
+    # Of a model that is packed weight by weight they would be made anew at every look.
+    content = replace(content, quantized=dict(content.quantized), floats=dict(content.floats))
     floats = float_source(source)
     model = build_model(floats).module
     schedule = MaskSchedule(config.mask_schedule, config.mask_interval, config.mask_until)
