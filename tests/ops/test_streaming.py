@@ -149,4 +149,4 @@ def test_memory_is_bounded_by_the_largest_tensor_not_by_the_model(tmp_path: Path
     found = json.loads(done.stdout)
     assert found.pop("process") <= 4 * facts["largest_tensor_bytes"] + 1_500_000_000
     for name, added in found.items():
-        assert added <= 10 * 2 * facts["largest_tensor_bytes"], name  # in float32; the model takes 48 of them
+        assert added <= 8 * 2 * facts["largest_tensor_bytes"], name  # in float32; the model takes 48 of them
