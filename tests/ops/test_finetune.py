@@ -192,6 +192,43 @@ def test_a_chain_goes_on_from_an_artifact(order, kws, tmp_path):
             assert not weight.codes[before == 0].any() or int((weight.codes != 0).reshape(-1, 4).sum(dim=1).max()) <= 2
 
 
+def test_it_starts_at_any_codes_that_a_method_chose(kws, tmp_path):
+    """Codes that rounding would not give, under masks that keep the smallest weights: what is trained begins with them."""
+    source, speech = kws
+    content = content_of(source, pattern="2:4", exclude=("conv*",))
+    quantized, masks = dict(content.quantized), {}
+    for name, weight in quantized.items():
+        rows = source.tensors[name].float().reshape(weight.codes.shape)
+        masks[name] = keep_largest(-rows.abs(), 2, 4)
+        codes = torch.randint(1, 8, rows.shape, generator=torch.Generator().manual_seed(1)) * torch.where(
+            rows < 0, -1, 1
+        )
+        quantized[name] = replace(weight, codes=torch.where(masks[name], codes, 0).to(torch.int8))
+    floats = {**content.floats, "classifier.bias": content.floats["classifier.bias"] + 0.25}  # as bias correction does
+    content = replace(content, quantized=quantized, floats=floats)
+    found = finetune(source, content, QUICK, speech)
+    (metric, loss), _ = measured(content, tmp_path, speech.dev)
+    assert (metric, loss) == (found.record["before"]["metric"], found.record["before"]["loss"])
+    assert found.record["best"]["update"] > 0
+    assert not any(weight.codes[~masks[name]].any() for name, weight in found.content.quantized.items())
+
+
+@pytest.mark.parametrize("pattern", (None, "2:4"))
+def test_the_loss_of_the_first_update_is_that_of_the_file(pattern, asr):
+    """Tied embeddings, attention, convolutions: what is trained computes with what is stored, all of it, from the beginning."""
+    source, speech = asr
+    dev = speech.dev.data
+    heard = {"files": speech.train.files[:2], "targets": dev.targets, "lengths": tuple(map(len, dev.features))}
+    train = replace(speech.train, read=lambda position: dev.features[position], **heard)
+    content = content_of(source, num_bits=2, pattern=pattern, level="stored")
+    config = replace(QUICK, batch_size=2, distillation=0.0, learning_rate=1e-9)
+    record = finetune(source, content, config, Speech(train, speech.dev)).record
+    assert record["num_updates"] == 1
+    assert record["history"][1]["training_loss"] == pytest.approx(
+        record["before"]["loss"], rel=2e-3
+    )  # floats are narrowed
+
+
 def test_scales_that_are_fixed_stay(kws):
     source, speech = kws
     content = content_of(source, method="mse")
