@@ -125,9 +125,16 @@ def as_rows(weight: Tensor, name: str = "weight") -> Tensor:
             f"{name}: shape {tuple(weight.shape)} has no rows and columns to quantize; --exclude '{name}'"
         )
     rows = weight.detach().float().reshape(weight.shape[0], -1)
-    if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():  # which pass NaN on
+    if not all_finite(rows):
         raise AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")
     return rows
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor of any shape holds neither NaN nor infinity: its smallest and largest value tell, and pass NaN on."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    return all(math.isfinite(float(edge)) for edge in torch.aminmax(tensor))
 
 
 def max_abs(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:

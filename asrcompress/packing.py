@@ -41,7 +41,7 @@ def pack(codes: Tensor, num_bits: int) -> Tensor:
     low, high = -(2 ** (num_bits - 1)), 2 ** (num_bits - 1) - 1
     if codes.numel() and (int(codes.min()) < low or int(codes.max()) > high):
         raise ValueError(f"a code is outside {low}..{high}")
-    return torch.from_numpy(_pack_lanes(codes.contiguous().flatten().numpy().view(np.uint8), num_bits))
+    return torch.from_numpy(pack_lanes(codes.contiguous().flatten().numpy().view(np.uint8), num_bits))
 
 
 def unpack(packed: Tensor, num_bits: int, num_codes: int) -> Tensor:
@@ -62,12 +62,15 @@ def unpack(packed: Tensor, num_bits: int, num_codes: int) -> Tensor:
     if rest and stream[-1] >> rest:
         raise ValueError("padding bits behind the last code are not zero")
     if 8 % num_bits:
-        return torch.from_numpy(_unpack_lanes(stream, num_bits, num_codes))
+        return torch.from_numpy(_signed(unpack_lanes(stream, num_bits, num_codes), num_bits))
     return torch.from_numpy(np.take(_codes_of_byte(num_bits), stream).view(np.int8)[:num_codes])
 
 
-def _pack_lanes(flat: np.ndarray, num_bits: int) -> np.ndarray:
-    """Codes in two's complement, uint8, as one stream of bits: what lies alike in every period of whole bytes goes at once."""
+def pack_lanes(flat: np.ndarray, num_bits: int) -> np.ndarray:
+    """Numbers of num_bits of 8, uint8, as one stream of bits: what lies alike in every period of whole bytes goes at once.
+
+    Of wider ones, as negative codes are in two's complement, the lower bits are taken.
+    """
     codes, size = _period(num_bits)
     lanes = np.zeros((-(-len(flat) // codes), codes), dtype=np.uint8)
     np.bitwise_and(flat, np.uint8(2**num_bits - 1), out=lanes.reshape(-1)[: len(flat)])
@@ -80,10 +83,10 @@ def _pack_lanes(flat: np.ndarray, num_bits: int) -> np.ndarray:
     return stream.reshape(-1)[: packed_size_bytes(len(flat), num_bits)]
 
 
-def _unpack_lanes(stream: np.ndarray, num_bits: int, num_codes: int) -> np.ndarray:
-    """The inverse of `_pack_lanes`: int8 (num_codes,)."""
+def unpack_lanes(stream: np.ndarray, num_bits: int, count: int) -> np.ndarray:
+    """The inverse of `pack_lanes`: uint8 (count,). Bits behind the last number are not looked at."""
     codes, size = _period(num_bits)
-    whole = np.zeros((-(-num_codes // codes), size), dtype=np.uint8)
+    whole = np.zeros((-(-count // codes), size), dtype=np.uint8)
     whole.reshape(-1)[: len(stream)] = stream
     lanes = np.empty((len(whole), codes), dtype=np.uint8)
     for lane in range(codes):
@@ -91,9 +94,15 @@ def _unpack_lanes(stream: np.ndarray, num_bits: int, num_codes: int) -> np.ndarr
         lanes[:, lane] = whole[:, byte] >> np.uint8(shift)
         if shift + num_bits > 8:
             lanes[:, lane] |= whole[:, byte + 1] << np.uint8(8 - shift)
-    # The sign is the top bit of the code: it is shifted to the top of the byte, and back with the sign.
+    flat = lanes.reshape(-1)[:count]
+    flat &= np.uint8(2**num_bits - 1)
+    return flat
+
+
+def _signed(numbers: np.ndarray, num_bits: int) -> np.ndarray:
+    """Numbers of num_bits as two's complement: the sign is shifted to the top of the byte, and back."""
     unused = 8 - num_bits
-    signed = (lanes.reshape(-1)[:num_codes] << np.uint8(unused)).view(np.int8)
+    signed = (numbers << np.uint8(unused)).view(np.int8)
     signed >>= np.int8(unused)
     return signed
 
@@ -114,6 +123,11 @@ def _codes_of_byte(num_bits: int) -> np.ndarray:
     values = (bits.astype(np.int16) << np.arange(num_bits, dtype=np.int16)).sum(axis=2)
     codes = values * 2 - 1 if num_bits == 1 else np.where(values >= 2 ** (num_bits - 1), values - 2**num_bits, values)
     return codes.astype(np.int8).view(f"u{count}").reshape(256)
+
+
+def count_true(mask: Tensor) -> int:
+    """How many of a mask are True."""
+    return int(np.count_nonzero(mask.numpy()))
 
 
 def pack_mask(mask: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.packing import packed_size_bytes
+from asrcompress.packing import pack_lanes, packed_size_bytes, unpack_lanes
 
 Pattern = tuple[int, int]  # keep_n, group_m
 Unstructured = Literal["unstructured"]
@@ -239,15 +239,17 @@ def _ranks(mask: Tensor, pattern: Pattern) -> np.ndarray:
     """The rank of each group, (groups,) int16; -1 where it has too many places."""
     group_m = pattern[1]
     nonzero = mask.contiguous().numpy().reshape(-1, group_m).view(np.uint8)
-    bits = np.zeros(len(nonzero), dtype=np.uint16)
-    for place in range(group_m):
-        bits |= nonzero[:, place].astype(np.uint16) << np.uint16(place)
+    bits: np.ndarray = nonzero[:, 0].astype(np.uint8 if group_m <= 8 else np.uint16)
+    for place in range(1, group_m):
+        bits |= np.left_shift(nonzero[:, place], place, dtype=bits.dtype)
     ranks: np.ndarray = _choices(pattern)[1][bits]
     return ranks
 
 
 def _pack(values: np.ndarray, num_bits: int) -> np.ndarray:
     """Numbers of at most 16 bits as one stream of bits, least significant first: eight of them take num_bits bytes."""
+    if num_bits <= 8:
+        return pack_lanes(values.astype(np.uint8), num_bits)
     lanes = np.zeros((-(-len(values) // 8), 8), dtype=np.uint32)
     lanes.reshape(-1)[: len(values)] = values
     stream = np.zeros((len(lanes), num_bits), dtype=np.uint8)
@@ -261,6 +263,9 @@ def _pack(values: np.ndarray, num_bits: int) -> np.ndarray:
 
 def _unpack(packed: np.ndarray, num_bits: int, count: int) -> tuple[np.ndarray, bool]:
     """The inverse of `_pack`: (count,) int16, and whether a bit behind the last number is set."""
+    if num_bits <= 8:
+        rest = count * num_bits % 8
+        return unpack_lanes(packed, num_bits, count).astype(np.int16), bool(rest and packed[-1] >> rest)
     stream = np.zeros((-(-count // 8), num_bits), dtype=np.uint8)
     stream.reshape(-1)[: len(packed)] = packed
     lanes = np.zeros((len(stream), 8), dtype=np.uint32)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asrcompress.grids import Granularity, QuantizedWeight, code_range, zero_codes
-from asrcompress.packing import SUPPORTED_BITS, pack, pack_mask, packed_size_bytes, unpack, unpack_mask
+from asrcompress.grids import Granularity, QuantizedWeight, all_finite, code_range, zero_codes
+from asrcompress.packing import SUPPORTED_BITS, count_true, pack, pack_mask, packed_size_bytes, unpack, unpack_mask
 from asrcompress.patterns import (
     UNSTRUCTURED,
     Pattern,
@@ -50,7 +50,7 @@ def weight_tensors(name: str, weight: QuantizedWeight | SparseWeight) -> dict[st
             stored, tensors[f"{name}_pattern"] = split(weight.codes, zeros, weight.pattern)
         else:
             mask = kept(weight)
-            if takes_bitmask(mask.numel(), int(mask.sum()), weight.num_bits):
+            if takes_bitmask(mask.numel(), count_true(mask), weight.num_bits):
                 stored, tensors[f"{name}_bitmask"] = _pick(weight.codes, mask), pack_mask(mask)
     tensors[f"{name}_packed"] = pack(stored, weight.num_bits)
     tensors[f"{name}_scale"] = weight.scale.contiguous()
@@ -65,11 +65,11 @@ def data_sizes(weight: QuantizedWeight | SparseWeight) -> dict[str, int]:
     Looks at values only where it is unstructured.
     """
     if isinstance(weight, QuantizedWeight):
-        num_kept = int(kept(weight).sum()) if weight.pattern == UNSTRUCTURED else None
+        num_kept = count_true(kept(weight)) if weight.pattern == UNSTRUCTURED else None
         return code_sizes(weight.codes.numel(), weight.num_bits, weight.pattern, num_kept)
     count, width = weight.values.numel(), weight.values.element_size()
     if weight.pattern is None:
-        return {"values": int(weight.mask.sum()) * width, "bitmask": packed_size_bytes(count, 1)}
+        return {"values": count_true(weight.mask) * width, "bitmask": packed_size_bytes(count, 1)}
     groups = count // weight.pattern[1]
     group_codes = packed_size_bytes(groups, group_code_bits(weight.pattern))
     return {"values": groups * weight.pattern[0] * width, "pattern": group_codes}
@@ -149,7 +149,7 @@ def _read_packed(
         codes = join(some, tensors.pop(f"{name}_pattern"), zeros, pattern, name)
     elif f"{name}_bitmask" in tensors:
         mask = _unpack_mask(tensors.pop(f"{name}_bitmask"), rows * columns, name).reshape(rows, columns)
-        some = _unpack_checked(packed, num_bits, (int(mask.sum()),), name)
+        some = _unpack_checked(packed, num_bits, (count_true(mask),), name)
         codes = _join_bitmask(some, mask, zero_codes(zero_point, rows, columns), name)
     else:
         codes = _unpack_checked(packed, num_bits, (rows, columns), name)
@@ -194,10 +194,10 @@ def _read_sparse(name: str, entry: dict[str, Any], shape: tuple[int, ...], tenso
         due = (rows, columns // pattern[1] * pattern[0])
     else:
         mask = _unpack_mask(tensors.pop(f"{name}_bitmask"), rows * columns, name).reshape(rows, columns)
-        due = (int(mask.sum()),)
+        due = (count_true(mask),)
     if tuple(some.shape) != due:
         raise ValueError(f"{name}: values of shape {list(some.shape)} where {list(due)} are kept")
-    if not torch.isfinite(some).all():
+    if not all_finite(some):
         raise ValueError(f"{name}: holds NaN or infinity")
     values = torch.zeros(rows, columns, dtype=some.dtype).masked_scatter_(mask, some.flatten())
     return SparseWeight(values, mask, shape, pattern if isinstance(pattern, tuple) else None, entry.get("method"))

@@ -16,7 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asrcompress.grids import all_finite
 from asrcompress.mapped import outlines, release
+
+Grouping = tuple[
+    str, np.ndarray, np.ndarray
+]  # granularity, (segments, length), indices of those that are not all zeros
 
 MAX_BITS = 8
 GROUP_SIZES = (128, 64, 32)
@@ -80,12 +85,13 @@ def fake_quantized(tensors: Mapping[str, Tensor]) -> list[FakeQuantized]:
 
 def examine(name: str, weight: Tensor) -> FakeQuantized | None:
     """Look at one weight of shape (out, ...); None when it is a float weight as far as its values tell."""
-    if weight.numel() < 2 or not torch.isfinite(weight).all() or not bool(weight.any()):
+    if weight.numel() < 2 or not all_finite(weight) or not bool(weight.any()):
         return None
     eps = float(torch.finfo(weight.dtype).eps)
     rounding = 2 * eps if weight.dtype == torch.float32 else eps  # in float32 the product with the scale rounds, too
-    values = weight.detach() if weight.dtype in (torch.float32, torch.float64) else weight.detach().float()
-    grid, book = _search(_uniform, values, rounding), _search(_codebook, values, rounding)
+    values = (weight.detach() if weight.dtype in (torch.float32, torch.float64) else weight.detach().float()).numpy()
+    groupings = list(_groupings(values))
+    grid, book = (_search(test, values, groupings, rounding) for test in (_uniform, _codebook))
     if grid is None and book is None:
         return None
     if grid is not None and (book is None or grid[1][0] <= book[1][0]):
@@ -93,13 +99,16 @@ def examine(name: str, weight: Tensor) -> FakeQuantized | None:
     return _describe(name, weight, *book, uniform=False) if book is not None else None
 
 
-def _search(test: Callable[..., Any], tensor: Tensor, rounding: float) -> tuple[str, tuple[int, int]] | None:
+def _search(
+    test: Callable[..., Any], values: np.ndarray, groupings: list[Grouping], rounding: float
+) -> tuple[str, tuple[int, int]] | None:
     """The coarsest sharing of a grid (or codebook) that passes a test, and what the test found."""
-    values = tensor.numpy()
-    for granularity, segments in _groupings(values):
-        found = _examine(test, segments, rounding)
+    for granularity, segments, used in groupings:
+        found = _examine(test, segments, used, rounding)
         if found is not None:
-            whole = _examine(test, values.reshape(1, -1), rounding) if granularity == "per_channel" else None
+            whole = (
+                _examine(test, values.reshape(1, -1), np.arange(1), rounding) if granularity == "per_channel" else None
+            )
             return ("per_tensor", whole) if whole is not None and whole[0] <= found[0] else (granularity, found)
     return None
 
@@ -120,26 +129,34 @@ def _describe(name: str, weight: Tensor, granularity: str, found: tuple[int, int
     )
 
 
-def _groupings(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """What may share a scale, as (segments, length): rows, the last dimension's columns, groups within rows."""
+def _groupings(values: np.ndarray) -> Iterator[Grouping]:
+    """What may share a scale: rows, the last dimension's columns, groups within rows."""
     rows = values.reshape(values.shape[0], -1)
-    yield "per_channel", rows
+    yield "per_channel", rows, _used(rows)
     if values.shape[-1] > 1:
-        yield "per_channel", values.reshape(-1, values.shape[-1]).T
+        columns = values.reshape(-1, values.shape[-1]).T
+        yield "per_channel", columns, _used(columns)
     for size in GROUP_SIZES:
         if rows.shape[1] > size and rows.shape[1] % size == 0:
-            yield f"per_group:{size}", rows.reshape(-1, size)
+            yield f"per_group:{size}", (groups := rows.reshape(-1, size)), _used(groups)
 
 
-def _examine(test: Callable[..., Any], segments: np.ndarray, rounding: float) -> tuple[int, int] | None:
-    """(bits, most distinct values in a segment) when every segment that is not all zeros passes the test, or None."""
-    used = np.flatnonzero(segments.any(axis=1))
+def _used(segments: np.ndarray) -> np.ndarray:
+    """Which segments are not all zeros."""
+    return np.flatnonzero(segments.any(axis=1))
+
+
+def _examine(
+    test: Callable[..., Any], segments: np.ndarray, used: np.ndarray, rounding: float
+) -> tuple[int, int] | None:
+    """(bits, most distinct values in a segment) when every segment that is used passes the test, or None."""
     if len(used) == 0 or segments.shape[1] < 2:
         return None
-    chosen = segments[used[np.linspace(0, len(used) - 1, min(len(used), MOST)).astype(int)]].astype(np.float64)
-    if test(chosen[:: max(1, len(chosen) // SAMPLE)], rounding, 0.0) is None:
+    chosen = used[np.linspace(0, len(used) - 1, min(len(used), MOST)).astype(int)]
+    few = chosen[:: max(1, len(chosen) // SAMPLE)]
+    if test(segments[few].astype(np.float64), rounding, 0.0) is None:
         return None
-    found: tuple[int, int] | None = test(chosen, rounding, ENOUGH_BITS)
+    found: tuple[int, int] | None = test(segments[chosen].astype(np.float64), rounding, ENOUGH_BITS)
     return found
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from asrcompress.packing import count_true
 
 FIRST_ROWS = 16
 KNOWN = ((1, 4), (2, 4))  # what `detect` looks for, sparsest first
@@ -44,7 +47,7 @@ def count_pattern(mask: Tensor, keep_n: int, group_m: int, name: str, *, who: st
     kept = torch.zeros(rows.shape[0], rows.shape[1] // group_m, dtype=torch.uint8)
     for place in range(group_m):
         kept += rows[:, place::group_m]
-    histogram = [int((kept == count).sum()) for count in range(group_m + 1)]
+    histogram = [int(np.count_nonzero(kept.numpy() == count)) for count in range(group_m + 1)]
     wrong = (kept > keep_n).nonzero() if any(histogram[keep_n + 1 :]) else torch.empty(0, 2)
     fault = ""
     if len(wrong):
@@ -62,7 +65,8 @@ def count_zeros(mask: Tensor, sparsity: float, name: str, *, who: str = "") -> s
 
     The count that is due is exact: the nearest whole number, but never all of them.
     """
-    zeros, count = int((~mask).sum()), mask.numel()
+    count = mask.numel()
+    zeros = count - count_true(mask)
     due = min(round(sparsity * count), count - 1)
     return "" if zeros >= due else f"{name}: {who}claims {due:,} zeros of {count:,} values, but has {zeros:,}"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asrcompress.grids import QuantizedWeight, code_range
 from asrcompress.metrics.honesty_nm import count_pattern, count_zeros, detect_pattern
-from asrcompress.packing import packed_size_bytes
+from asrcompress.packing import count_true, packed_size_bytes
 from asrcompress.patterns import UNSTRUCTURED, Pattern, pattern_name
 from asrcompress.sparse import SparseWeight
 from asrcompress.stored_weight import data_sizes, kept
@@ -117,7 +117,7 @@ def _sparse_row(name: str, weight: SparseWeight, due: dict[str, int]) -> dict[st
         "dtype": str(weight.values.dtype).removeprefix("torch."),
         "method": weight.method,
         "num_params": weight.mask.numel(),
-        "num_kept": int(weight.mask.sum()),
+        "num_kept": count_true(weight.mask),
         "bits_per_weight": 8 * sum(due.values()) / weight.mask.numel(),
     }
 
@@ -135,7 +135,7 @@ def _pattern(name: str, weight: QuantizedWeight | SparseWeight, mask: Tensor) ->
     if isinstance(weight, SparseWeight):
         return {"pattern": UNSTRUCTURED, "kept_per_group": None}
     if claim == UNSTRUCTURED:
-        return {"pattern": UNSTRUCTURED, "kept_per_group": None, "num_kept": int(mask.sum())}
+        return {"pattern": UNSTRUCTURED, "kept_per_group": None, "num_kept": count_true(mask)}
     return {"pattern": detect_pattern(mask), "kept_per_group": None}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.grids import Granularity, QuantizedWeight
+from asrcompress.grids import Granularity, QuantizedWeight, all_finite
 from asrcompress.integers.sites import Sites
 from asrcompress.modules.swap import WeightSite, make_static, swap, swappable_modules
 from asrcompress.ops.choice import wants_inputs
@@ -189,7 +189,7 @@ def correct_biases(
 def require_finite(floats: Mapping[str, Tensor]) -> None:
     """Raise where a tensor that stays in float is broken."""
     for name, tensor in floats.items():
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")
 
 

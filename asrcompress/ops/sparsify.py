@@ -16,7 +16,7 @@ from torch import Tensor
 
 from asrcompress.artifact import ArtifactContent
 from asrcompress.errors import AsrCompressError
-from asrcompress.grids import Granularity, QuantizedWeight, as_rows, zero_codes
+from asrcompress.grids import Granularity, QuantizedWeight, all_finite, as_rows, zero_codes
 from asrcompress.mapped import Made, release
 from asrcompress.modules.swap import WeightSite
 from asrcompress.ops.calibrate import CalibrationData, read_calibration, runner, weight_statistics
@@ -212,7 +212,7 @@ def _prune_floats(
     )
     pruned = prune(tensor, choice, sparsifier=sparsifier, name=name, statistics=statistics)
     values = pruned.rows.to(stored if stored in VALUE_TYPES.values() else torch.float32)
-    if not torch.isfinite(values).all():
+    if not all_finite(values):
         raise AsrCompressError(
             f"{name}: what makes up for dropped weights is too large for {stored}; use --method wanda"
         )
