@@ -91,10 +91,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         size, peak, bound = (
             f"{row[key] / 1e9:.2f}" if row.get(key) else "" for key in ("output_bytes", "peak_rss_bytes", "bound_bytes")
         )
-        speed = row["input_bytes"] / 1e9 / row["wall_s"]
+        speeds = [f"{row['input_bytes'] / 1e9 / row[key]:.3f}" for key in ("wall_s", "cpu_s")]
         name = f"`{row['command']}`" if row["exit_status"] == 0 else f"`{row['command']}` FAILED: {row['output']}"
         lines.append(
-            f"| {what} | {name} | {size} | {row['wall_s']:.0f} | {row['cpu_s']:.0f} | {speed:.3f} | {row['input_bytes'] / 1e9 / row['cpu_s']:.3f} | {peak} | {bound} |"
+            f"| {what} | {name} | {size} | {row['wall_s']:.0f} | {row['cpu_s']:.0f} | {' | '.join(speeds)} | {peak} | {bound} |"
         )
     return "\n".join(lines)
 
