@@ -44,3 +44,29 @@ EntropyCoding = Annotated[
         show_default=False,
     ),
 ]
+CalibrateData = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--calibrate",
+        help="Speech to calibrate with: what eval takes as data, but not the test set. [default with --finetune: some of that]",
+        show_default=False,
+    ),
+]
+CalibrationLimit = Annotated[
+    Optional[int],
+    typer.Option("--calibration-limit", help="Utterances to calibrate with. [default: 64]", show_default=False),
+]
+CalibrationSplit = Annotated[
+    Optional[str],
+    typer.Option("--calibration-split", help="Of a keyword set. [default: train, else val]", show_default=False),
+]
+AudioRoot = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--audio-root",
+        help="Where relative audio paths of calibration and training tables start [default: the table's folder].",
+    ),
+]
+Recipe = Annotated[
+    Optional[Path], typer.Option("--config", help="Recipe (.toml) with these options; the command line goes first.")
+]

@@ -8,8 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from asrcompress.cli.finetune_options import connect_if, with_finetune
-from asrcompress.cli.options import DataDir, EntropyCoding, Force, Json, ModelArgument, Output, Trust
-from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
+from asrcompress.cli.options import (
+    AudioRoot,
+    CalibrateData,
+    CalibrationLimit,
+    CalibrationSplit,
+    DataDir,
+    EntropyCoding,
+    Force,
+    Json,
+    ModelArgument,
+    Output,
+    Recipe,
+    Trust,
+)
+from asrcompress.cli.output import emit, path_from_stdin, progress_bar
+from asrcompress.cli.written import tell_written
 from asrcompress.errors import AsrCompressError
 
 if TYPE_CHECKING:
@@ -73,12 +87,7 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    calibrate: Annotated[
-        Optional[Path],
-        typer.Option(
-            help="Speech to calibrate with: what eval takes as data, but not the test set.", show_default=False
-        ),
-    ] = None,
+    calibrate: CalibrateData = None,
     calibration_method: Annotated[
         Optional[str],
         typer.Option(
@@ -86,16 +95,9 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    calibration_limit: Annotated[
-        Optional[int], typer.Option(help="Utterances to calibrate with. [default: 64]", show_default=False)
-    ] = None,
-    calibration_split: Annotated[
-        Optional[str], typer.Option(help="Of a keyword set. [default: train, else val]", show_default=False)
-    ] = None,
-    audio_root: Annotated[
-        Optional[Path],
-        typer.Option(help="Where the calibration table's relative audio paths start [default: its folder]."),
-    ] = None,
+    calibration_limit: CalibrationLimit = None,
+    calibration_split: CalibrationSplit = None,
+    audio_root: AudioRoot = None,
     intermediate_bits: Annotated[
         Optional[int],
         typer.Option(
@@ -115,9 +117,7 @@ def quantize(
         typer.Option(help="Glob over weight names to leave in float; may be repeated.", show_default=False),
     ] = None,
     entropy_coding: EntropyCoding = None,
-    config: Annotated[
-        Optional[Path], typer.Option("--config", help="Recipe (.toml) with these options; the command line goes first.")
-    ] = None,
+    config: Recipe = None,
     plan: Annotated[
         Optional[Path],
         typer.Option(
@@ -191,34 +191,12 @@ def quantize(
         )
     if ranks.rank:
         return
-    metrics, parent = result.record["metrics"], result.record["parent"]
-    say(
-        f"{result.path}: {format_bytes(metrics['size_bytes'])}, {metrics['model_size_ratio']:.2%} of the model's "
-        f"{format_bytes(parent['model_size_bytes'])} and {metrics['size_ratio']:.2%} of the file {parent['file']}"
-        + (
-            f" ({format_bytes(parent['optimizer_size_bytes'])} of optimizer state dropped)"
-            if parent["optimizer_size_bytes"]
-            else ""
-        )
-    )
-    if uncoded := metrics.get("size_bytes_without_entropy_coding"):
-        saved = 1 - metrics["size_bytes"] / uncoded
-        say(f"entropy coding: {format_bytes(uncoded)} without it, {saved:.2%} saved")
-    if warning := result.record["honesty"].get("warning"):
-        say(f"WARNING: {warning}")
-    if result.removed:
-        say(f"removed what described the file before: {', '.join(path.name for path in result.removed)}")
-    picked = result.record["recipe"].get("picked")
-    if picked:
-        say(f"auto picked: {', '.join(f'{method} for {count}' for method, count in picked.items())} weights")
+    more = []
+    if picked := result.record["recipe"].get("picked"):
+        more.append(f"auto picked: {', '.join(f'{method} for {count}' for method, count in picked.items())} weights")
     if plan_file:
-        _say_plan(plan_file, metrics["size_bytes"])
-    if metrics["model_size_ratio"] >= 1:
-        say(f"note: {result.path} is not smaller than what it was made from; quantize the float checkpoint instead")
-    if as_json:
-        emit_json(result.record)
-    else:
-        emit(str(result.path))
+        more += _plan_lines(plan_file, result.record["metrics"]["size_bytes"])
+    tell_written(result, more, way_out="quantize the float checkpoint instead", as_json=as_json)
 
 
 def _options(config: Path | None, **given: Any) -> dict[str, Any]:
@@ -237,13 +215,14 @@ def _read_plan(path: Path | None) -> PlanFile | None:
     return read_plan(path)
 
 
-def _say_plan(plan: PlanFile, size_bytes: int) -> None:
+def _plan_lines(plan: PlanFile, size_bytes: int) -> list[str]:
     facts = plan.facts
     difference = size_bytes / facts.size_bytes - 1
-    say(
+    lines = [
         f"plan {plan.path}: {facts.size_bytes} bytes predicted, {size_bytes} written ({difference:+.2%}), budget {facts.budget_bytes}"
-    )
+    ]
     if plan.misses_prediction(size_bytes):
-        say(
+        lines.append(
             "note: that is more than 0.5 % off; the options or calibration data are not those that the plan was made with"
         )
+    return lines

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from asrcompress.cli.finetune_options import connect_if, with_finetune
-from asrcompress.cli.options import DataDir, EntropyCoding, Force, Json, ModelArgument, Output, Trust
-from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
+from asrcompress.cli.options import (
+    AudioRoot,
+    CalibrateData,
+    CalibrationLimit,
+    CalibrationSplit,
+    DataDir,
+    EntropyCoding,
+    Force,
+    Json,
+    ModelArgument,
+    Output,
+    Recipe,
+    Trust,
+)
+from asrcompress.cli.output import emit, path_from_stdin, progress_bar
+from asrcompress.cli.written import tell_written
 from asrcompress.errors import AsrCompressError
 
 
@@ -40,22 +53,10 @@ def sparsify(
             show_default=False,
         ),
     ] = None,
-    calibrate: Annotated[
-        Optional[Path],
-        typer.Option(
-            help="Speech to calibrate with: what eval takes as data, but not the test set.", show_default=False
-        ),
-    ] = None,
-    calibration_limit: Annotated[
-        Optional[int], typer.Option(help="Utterances to calibrate with. [default: 64]", show_default=False)
-    ] = None,
-    calibration_split: Annotated[
-        Optional[str], typer.Option(help="Of a keyword set. [default: train, else val]", show_default=False)
-    ] = None,
-    audio_root: Annotated[
-        Optional[Path],
-        typer.Option(help="Where the calibration table's relative audio paths start [default: its folder]."),
-    ] = None,
+    calibrate: CalibrateData = None,
+    calibration_limit: CalibrationLimit = None,
+    calibration_split: CalibrationSplit = None,
+    audio_root: AudioRoot = None,
     include: Annotated[
         Optional[list[str]],
         typer.Option(help="Glob over weight names to prune; may be repeated. [default: *]", show_default=False),
@@ -65,9 +66,7 @@ def sparsify(
         typer.Option(help="Glob over weight names to leave as they are; may be repeated.", show_default=False),
     ] = None,
     entropy_coding: EntropyCoding = None,
-    config: Annotated[
-        Optional[Path], typer.Option("--config", help="Recipe (.toml) with these options; the command line goes first.")
-    ] = None,
+    config: Recipe = None,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be pruned; write nothing.")] = False,
@@ -119,27 +118,4 @@ def sparsify(
         )
     if ranks.rank:
         return
-    _say(result.path, result.record)
-    if result.removed:
-        say(f"removed what described the file before: {', '.join(path.name for path in result.removed)}")
-    if as_json:
-        emit_json(result.record)
-    else:
-        emit(str(result.path))
-
-
-def _say(path: Path, record: dict[str, Any]) -> None:
-    metrics, parent = record["metrics"], record["parent"]
-    dropped = parent["optimizer_size_bytes"]
-    say(
-        f"{path}: {format_bytes(metrics['size_bytes'])}, {metrics['model_size_ratio']:.2%} of the model's "
-        f"{format_bytes(parent['model_size_bytes'])} and {metrics['size_ratio']:.2%} of the file {parent['file']}"
-        + (f" ({format_bytes(dropped)} of optimizer state dropped)" if dropped else "")
-    )
-    if uncoded := metrics.get("size_bytes_without_entropy_coding"):
-        saved = 1 - metrics["size_bytes"] / uncoded
-        say(f"entropy coding: {format_bytes(uncoded)} without it, {saved:.2%} saved")
-    if warning := record["honesty"].get("warning"):
-        say(f"WARNING: {warning}")
-    if metrics["model_size_ratio"] >= 1:
-        say(f"note: {path} is not smaller than what it was made from; drop more, or keep fewer bits with quantize")
+    tell_written(result, (), way_out="drop more, or keep fewer bits with quantize", as_json=as_json)

@@ -220,7 +220,7 @@ def test_force_begins_anew(run, train, monkeypatch):
         ([*QUICK, "--batch-size", 0], "--batch-size 0: use 1 to"),
         ([*QUICK, "--finetune-limit", 0], "--finetune-limit 0: use 1 to"),
         ([*QUICK, "--mask-schedule", "often"], "--mask-schedule often: use one-shot, few-shot, every-step"),
-        ([*QUICK, "--scales", "free"], "--scales free: use learned, fixed"),
+        ([*QUICK, "--scales", "free"], "--scales free: use learned, mse, fixed"),
         ([*QUICK, "--precision", "bfloat16"], "--precision bfloat16: is for CUDA"),
         ([*QUICK, "--device", "tpu"], "--device tpu: use cpu or cuda"),
         ([*QUICK, "--parallel", "sharded"], "--parallel sharded: splits the model over ranks; start them with torchrun"),
