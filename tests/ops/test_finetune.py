@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import jiwer
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.patterns import UNSTRUCTURED, keep_largest
 from asrcompress.sparse import SparseWeight
 from asrcompress.training.attach import freeze_noise
+from asrcompress.training.grid import TrainedWeight
 
 QUICK = FinetuneConfig(epochs=1, batch_size=4, learning_rate=1e-3)
 
@@ -142,7 +144,7 @@ def test_a_transcribing_model_with_tied_embeddings_and_masks_that_change(asr, tm
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 @pytest.mark.parametrize("schedule", ("one-shot", "every-step"))
-def test_sparse_floats_beside_unstructured_codes(schedule, dtype, kws, tmp_path):
+def test_sparse_floats_beside_unstructured_codes(schedule, dtype, kws, tmp_path, monkeypatch):
     source, speech = kws
     content = content_of(source, exclude=("gru.*",))
     sparse = {}
@@ -157,9 +159,12 @@ def test_sparse_floats_beside_unstructured_codes(schedule, dtype, kws, tmp_path)
     codes = torch.where(small, 0, energy.codes).to(torch.int8)
     quantized["attention.energy.0.weight"] = replace(energy, codes=codes, pattern=UNSTRUCTURED)
     content = replace(content, quantized=quantized, floats=floats, sparse=sparse)
-    masks = {name: weight.mask.clone() for name, weight in sparse.items()}
+    masks, types = {name: weight.mask.clone() for name, weight in sparse.items()}, []
+    make = lambda **options: types.append(options.get("dtype")) or TrainedWeight(**options)  # noqa: E731
+    monkeypatch.setattr("asrcompress.ops.finetune.TrainedWeight", make)
     found = finetune(source, content, replace(QUICK, mask_schedule=schedule, mask_until=1.0), speech)
     require_trained(found, tmp_path, speech)
+    assert types.count(dtype) == len(sparse)  # trained as they are stored
     for name, weight in found.content.sparse.items():
         assert weight.values.dtype == dtype
         assert int(weight.mask.sum()) == int(masks[name].sum())
@@ -227,6 +232,20 @@ def test_the_loss_of_the_first_update_is_that_of_the_file(pattern, asr):
     assert record["history"][1]["training_loss"] == pytest.approx(
         record["before"]["loss"], rel=2e-3
     )  # floats are narrowed
+
+
+def test_the_development_metric_is_jiwers_and_the_loss_is_a_mean_over_tokens(asr):
+    source, speech = asr
+    content, data = content_of(source, num_bits=2), speech.dev.data
+    loaded = build_model(replace(source, tensors=content.floats, checkpoint=None, content=content))
+    metric, loss = speech.dev.measure(loaded)
+    texts = source.family.transcriber(source.spec, loaded.module, beam=1)(list(data.features))
+    assert metric == pytest.approx(jiwer.wer(list(data.references), texts))
+    assert metric > 0
+    with torch.no_grad():
+        rows = source.family.log_probs(source.spec, loaded.module, list(data.features), list(data.targets))
+    chosen = torch.cat([row.gather(1, target[:, None]) for row, target in zip(rows, data.targets, strict=True)])
+    assert loss == pytest.approx(-float(chosen.double().mean()), rel=1e-5)
 
 
 def test_scales_that_are_fixed_stay(kws):

@@ -241,6 +241,26 @@ def test_masks_are_chosen_when_they_are_due_and_how_much_they_changed_is_told():
     assert told == [0.0, 0.0, changes[2] / INPUTS, changes[4] / INPUTS]
 
 
+def test_an_evaluation_tells_of_the_updates_since_the_one_before(monkeypatch):
+    learner, weight = Line(), halves()
+    trainer = trainer_of(learner, weight)
+    losses, flips = iter([1.0, 3.0, 5.0, 9.0, 2.0, 4.0]), {1: 3, 3: 1}
+
+    def flip(progress: Progress) -> None:
+        weight.mask[0, : flips.get(progress.update, 0)] ^= True
+
+    monkeypatch.setattr(trainer, "_update", lambda batch: next(losses))
+    trainer.run(scripted([0.5, 0.4, 0.3, 0.2]), on_update=flip)
+    assert [line.training_loss for line in trainer.progress.history] == [None, 2.0, 7.0, 3.0]
+    assert [line.mask_divergence for line in trainer.progress.history] == [0.0, 3 / INPUTS, 1 / INPUTS, 0.0]
+
+
+def test_only_what_the_loss_reaches_is_trained_and_saved():
+    trainer = trainer_of(Line())
+    assert trainer.parameters.keys() == {"layer.weight", "layer.bias"}
+    assert trainer.snapshot().keys() == {"parameter/layer.weight", "parameter/layer.bias"}
+
+
 def test_the_mask_of_a_weight_that_is_not_trained_stays():
     learner = Line()
     weight = TrainedWeight(mask=torch.zeros(1, INPUTS, dtype=torch.bool), is_dense=True)
