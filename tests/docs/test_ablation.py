@@ -389,7 +389,7 @@ def test_whether_the_promise_is_kept_follows_the_figures(made: dict[str, Any]) -
         row = found.rows["int4-2-4-tuned"]
         relative = ablation_results.Relative(value, low, value + 0.1)
         rows = found.rows | {row.name: replace(row, relative=row.relative | {"eval": relative})}
-        return ablation_section.findings(replace(found, rows=rows))[1]
+        return next(line for line in ablation_section.findings(replace(found, rows=rows)) if "int4 + 2:4" in line)
 
     assert said(0.073, 0.01).endswith("or not worse than float: yes.")
     assert said(0.08, -0.01).endswith("or not worse than float: yes.")
@@ -473,3 +473,12 @@ def test_files_are_as_small_as_arithmetic_says() -> None:
         assert made.bytes["theoretical"] / made.bytes["packed"] >= 0.97
         assert made.bytes["coded"] < made.size_bytes <= made.uncoded_bytes
         assert made.bytes["packed"] + made.bytes["scales"] < made.uncoded_bytes
+
+
+def test_what_training_does_by_itself_is_told_beside_int8(made: dict[str, Any]) -> None:
+    found = ablation_results.parse(made)
+    row = found.rows["int2-tuned"]
+    worse = replace(row, test=replace(row.test, wer=2 * found.rows["int8-tuned"].test.wer))
+    said = ablation_section.findings(replace(found, rows=found.rows | {"int2-tuned": worse}))
+    line = next(line for line in said if line.startswith("**Training helps"))
+    assert "int2 +100.0 %" in line and "int4 +0.0 %" in line

@@ -64,7 +64,7 @@ class Scale:
 
 
 def ablation_plot(ablation: Ablation) -> str:
-    """WER, greedy, on the composed test set against size without entropy coding."""
+    """WER, greedy, on the composed test set against the size of the file."""
     pairs, own = pairs_of(ablation), ablation.float_model["eval"]
     scale = Scale(pairs, own)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="WER against size, one-shot and fine-tuned">']
@@ -89,7 +89,7 @@ def pairs_of(ablation: Ablation) -> list[Pair]:
     for each in CONFIGURATIONS:
         before, after = both(ablation, each)
         kind = "both" if {"bits", "pattern"} <= each.options.keys() else "bits" if "bits" in each.options else "pattern"
-        size = 100 * after.uncoded_bytes / ablation.model_size_bytes
+        size = 100 * after.size_bytes / ablation.model_size_bytes
         found.append(Pair(each.label, kind, size, before.test, after.test))
     return found
 
@@ -106,7 +106,7 @@ def _axes(scale: Scale) -> list[str]:
         parts.append(f'<text class="tick" x="{x:.1f}" y="{AREA.bottom + 18}" text-anchor="middle">{size} %</text>')
     parts.append(f'<path class="frame" d="M{AREA.left} {AREA.top}V{AREA.bottom}H{AREA.right}"/>')
     middle_x, middle_y = (AREA.left + AREA.right) / 2, (AREA.top + AREA.bottom) / 2
-    title = "size of the file without entropy coding, per cent of the float model's, logarithmic"
+    title = "size of the file, per cent of the float model's, logarithmic"
     parts.append(f'<text class="title" x="{middle_x}" y="{HEIGHT - 14}" text-anchor="middle">{title}</text>')
     turn = f'transform="rotate(-90 20 {middle_y})"'
     text = "WER, per cent, logarithmic (greedy)"
