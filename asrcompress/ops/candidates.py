@@ -18,9 +18,10 @@ from asrcompress.ops.calibrate import weight_statistics
 from asrcompress.ops.compress import pack_weight
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import float_source
-from asrcompress.ops.probe_data import ProbeData, spread
+from asrcompress.ops.probe_data import ProbeData
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.sensitivity_config import SensitivityConfig
+from asrcompress.ops.speech_choice import spread
 from asrcompress.ops.units import Option, Unit
 from asrcompress.patterns import pattern_name
 from asrcompress.quantizers.gptq_ls import quantize_options

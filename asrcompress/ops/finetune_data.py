@@ -6,21 +6,18 @@ Audio that cannot be read stops before anything is trained, as in eval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.models.targets import find_folder
 from asrcompress.ops.evaluate import check_audio
 from asrcompress.ops.load import Source
-from asrcompress.ops.probe_data import spread
+from asrcompress.ops.speech_choice import choose_speech
 from asrcompress.speech.audio import read_audio
-from asrcompress.speech.content import content_sha256
 
 CACHE_BYTES = 2 << 30
 
@@ -50,48 +47,26 @@ def read_training_set(
     source: Source,
     data: Path,
     *,
-    limit: int | None = None,
-    split: str | None = None,
-    keyword: str | None = None,
-    audio_root: Path | None = None,
-    data_dir: Path | None = None,
     cache_bytes: int = CACHE_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    **choice: Any,
 ) -> TrainingSet:
-    """Read a training set as `eval` reads its data; `limit`, `split` and the rest as there. Of several splits, `train` where none is said.
+    """Read a training set as `eval` reads its data. Of several splits, `train` where none is said.
+
+    Args:
+        source: says the family, its front-end and vocabulary.
+        data: a set of utterances or of clips, as its family has them.
+        cache_bytes: of features that are kept in memory.
+        progress: called with how many utterances were read, and of how many.
+        choice: what of the set; as for `choose_speech`.
 
     Raises:
         AsrCompressError: no set is there, audio cannot be read, a reference cannot be written in the model's units, or
             all audio is too short.
     """
     family, spec = source.family, source.spec
-    if family.TASK == "asr":
-        from asrcompress.speech.datasets import read_utterances
-
-        if split is not None:
-            raise AsrCompressError(f"--finetune-split {split}: is for keyword models; {source.path} transcribes")
-        whole = read_utterances(data, audio_root=audio_root)
-        chosen: Sequence[Any] = spread(whole.utterances, limit)
-        sha256 = whole.sha256
-        if len(chosen) < len(whole.utterances):
-            sha256 = content_sha256((u.id, u.audio, u.reference) for u in chosen)
-        config = source.checkpoint.config if source.checkpoint else None
-        folder = find_folder(source.path, config, data_dir)
-        targets = tuple(family.read_targets(spec, folder, [utterance.reference for utterance in chosen]))
-        name, found_split = data.resolve().name, None
-    else:
-        from asrcompress.speech.keyword_datasets import read_keyword_clips
-
-        clips = read_keyword_clips(
-            data, keyword=keyword, split=split, audio_root=audio_root, defaults=("train",), option="--finetune-split"
-        )
-        chosen = spread(clips.clips, limit)
-        sha256 = clips.sha256
-        if len(chosen) < len(clips.clips):
-            sha256 = content_sha256((clip.id, clip.audio, clip.word) for clip in chosen)
-        targets = tuple(torch.tensor([int(clip.is_keyword)]) for clip in chosen)
-        name, found_split = data.resolve().name, clips.split
-    files = tuple(item.audio for item in chosen)
+    chosen = choose_speech(source, data, default_splits=("train",), split_option="--finetune-split", **choice)
+    files = chosen.files
     check_audio(data, files, family.SAMPLE_RATE_HZ)
     cache = Cache(cache_bytes)
 
@@ -110,7 +85,7 @@ def read_training_set(
     progress(len(files), len(files))
     if not any(lengths):
         raise AsrCompressError(f"{data}: no audio in it is long enough for the model; give longer recordings")
-    return TrainingSet(files, targets, tuple(lengths), read, name, sha256, found_split)
+    return TrainingSet(files, chosen.targets, tuple(lengths), read, chosen.file, chosen.sha256, chosen.split)
 
 
 class Cache:

@@ -15,8 +15,9 @@ from asrcompress.metrics.normalizers import get_normalizer
 from asrcompress.models.criterion import negative_log_likelihood
 from asrcompress.models.device import device_of
 from asrcompress.ops.load import LoadedModel
-from asrcompress.ops.probe_data import NORMALIZER, ProbeData
+from asrcompress.ops.probe_data import ProbeData
 from asrcompress.ops.probe_rig import make_batches
+from asrcompress.ops.speech_choice import NORMALIZER
 from asrcompress.training.parallel import Parallel
 
 

@@ -28,8 +28,9 @@ from asrcompress.modules.prefix import LIMIT_BYTES, find_blocks
 from asrcompress.modules.swap import swappable_modules
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import Alteration, Ranges, build_observed, float_source, require_alterable
-from asrcompress.ops.probe_data import NORMALIZER, ProbeData, read_probe_data, require_loss
+from asrcompress.ops.probe_data import ProbeData, read_probe_data, require_loss
 from asrcompress.ops.probe_rig import Rig
+from asrcompress.ops.speech_choice import NORMALIZER
 from asrcompress.ops.units import Option, Unit
 
 __all__ = ["Measurement", "Probe", "ProbeData", "read_probe_data"]

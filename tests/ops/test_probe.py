@@ -16,8 +16,8 @@ from asrcompress.ops.eval_config import EvalConfig
 from asrcompress.ops.evaluate import evaluate
 from asrcompress.ops.load import Source, build_model, open_source
 from asrcompress.ops.probe import Probe, ProbeData, divergence, read_probe_data
-from asrcompress.ops.probe_data import spread
 from asrcompress.ops.quantize import QuantizeConfig, quantize
+from asrcompress.ops.speech_choice import spread
 from asrcompress.ops.units import Option, Unit, activation_units, weight_units
 from asrcompress.quantizers import get_quantizer
 
