@@ -49,7 +49,7 @@ def _options(
     ] = None,
     epochs: Annotated[Optional[float], _option("Passes over the training set. [default: 6]")] = None,
     batch_size: Annotated[Optional[int], _option("Utterances of an update, over all ranks. [default: 32]")] = None,
-    learning_rate: Annotated[Optional[float], _option("The largest; a cosine brings it down. [default: 3e-4]")] = None,
+    learning_rate: Annotated[Optional[float], _option("The largest; a cosine brings it down. [default: 1e-4]")] = None,
     warmup: Annotated[Optional[float], _option("Share of the updates. [default: 0.05]")] = None,
     clip_norm: Annotated[Optional[float], _option("Largest norm of the gradient. [default: 1]")] = None,
     distillation: Annotated[
