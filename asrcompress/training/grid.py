@@ -56,8 +56,9 @@ class TrainedWeight(nn.Module):
         super().__init__()
         self.num_bits, self.is_dense, self.decay, self.dtype = num_bits, is_dense, decay, dtype
         self.is_half = scale is not None and scale.dtype == torch.float16
-        self.register_buffer("mask", None if mask is None else mask.clone())  # it may change; whose it was may not
-        self.register_buffer("scale", None if scale is None else scale.float())
+        # Copies: they may change, and what they are of may not.
+        self.register_buffer("mask", None if mask is None else mask.clone())
+        self.register_buffer("scale", None if scale is None else scale.to(torch.float32, copy=True))
         self.register_buffer("zero_point", None if zero_point is None else zero_point.float())
         learned = scale is not None and is_learned
         # ln of the factor by which the scale has grown
@@ -101,7 +102,8 @@ class TrainedWeight(nn.Module):
         if self.num_bits == 1:
             count = grouped.ne(0).sum(dim=-1) if self.mask is None else self.mask.reshape(shape).sum(dim=-1).cpu()
             found = grouped.abs().sum(dim=-1) / count.clamp_min(1)
-            found = torch.where(self.scale.cpu() > 0, found.clamp_min(FP16_SMALLEST_NORMAL), 0.0)
+            least = FP16_SMALLEST_NORMAL if self.is_half else torch.finfo(torch.float32).tiny
+            found = torch.where(self.scale.cpu() > 0, found.clamp_min(least), 0.0)
         else:
             zero = torch.zeros(()) if self.zero_point is None else self.zero_point.cpu()
             low, high = (end - zero for end in code_range(self.num_bits, symmetric=self.zero_point is None))

@@ -261,6 +261,21 @@ def test_learned_scales_stay_numbers_of_their_type():
     assert float(wide.codes(torch.ones(1, 4))[1]) == pytest.approx(1e-9 * math.e, rel=1e-6)
 
 
+@pytest.mark.parametrize("bits", (1, 4))
+@pytest.mark.parametrize("size", (0.1, 1e-7))
+def test_a_scale_that_is_found_anew_is_the_quantizers_and_leaves_the_given_one(bits, size):
+    weight = weight_of(5, size)
+    stored = quantized(weight, bits, "per_channel", True)
+    given, before = stored.scale.clone(), trained(stored, is_learned=False)
+    before.refit(2 * weight)
+    assert torch.equal(stored.scale, given)
+    method = get_quantizer("binary" if bits == 1 else "mse")
+    expected = method(2 * weight, num_bits=bits, granularity=Granularity("per_channel"), statistics=None).scale
+    found = before.codes(weight)[1]
+    assert found.dtype == expected.dtype == given.dtype
+    assert torch.allclose(found.float(), expected.float(), rtol=0.2 if bits > 1 else 1e-3, atol=0)
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16))
 @pytest.mark.parametrize("is_dense", (False, True))
 def test_sparse_floats(dtype, is_dense):
