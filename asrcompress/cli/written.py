@@ -35,6 +35,13 @@ def tell_written(written: WrittenArtifact, more: Iterable[str], *, way_out: str,
         say(f"WARNING: {warning}")
     if written.removed:
         say(f"removed what described the file before: {', '.join(path.name for path in written.removed)}")
+    training = record.get("training")
+    if training and training["num_updates"] and not training["best"]["update"]:
+        smaller = training["options"]["learning_rate"] / 3
+        say(
+            f"note: no evaluation was better than the start, so {path} is the one-shot result; try --learning-rate {smaller:.0e}, or "
+            "more --epochs"
+        )
     for line in more:
         say(line)
     if metrics["model_size_ratio"] >= 1:

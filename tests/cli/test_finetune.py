@@ -292,3 +292,13 @@ def test_help_says_the_defaults_that_hold(run):
             continue
         (said,) = re.findall(r"\[default: ([^]]+)\]", text[field.name])
         assert type(field.default)(said) == field.default, field.name
+
+
+@pytest.mark.parametrize(("rate", "is_said"), [("1", True), ("1e-4", False)])
+def test_a_training_without_a_gain_is_said_with_the_way_out(run: Run, tmp_path: Path, rate: str, is_said: bool) -> None:
+    out = tmp_path / "a.safetensors"
+    options = ["--bits", 4, *TRAIN, "--epochs", 4, "--batch-size", 4, "--learning-rate", rate]
+    said = run("quantize", MODEL, *options, "-o", out)
+    training = json.loads(Path(f"{out}.json").read_text())["training"]
+    assert (training["best"]["update"] == 0) == is_said
+    assert ("better than the start" in said.stderr and "try --learning-rate 3e-01" in said.stderr) == is_said
