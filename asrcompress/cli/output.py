@@ -92,7 +92,10 @@ def finetune_progress() -> Report:
     is_terminal = sys.stderr.isatty()
     begin, first, shown = 0.0, -1, 0.0
 
-    def on_update(progress: Progress, total: int) -> None:
+    def value(number: float, metric: str) -> str:
+        return f"WER {number:.2%}" if metric == "wer" else f"AU FA-FR {number:.3e}"
+
+    def on_update(progress: Progress, total: int, metric: str) -> None:
         nonlocal begin, first, shown
         now = time.monotonic()
         if first < 0:
@@ -102,16 +105,15 @@ def finetune_progress() -> Report:
         shown = now
         left = (now - begin) / (progress.update - first) * (total - progress.update)
         filled = 24 * progress.update // total
-        best = progress.history[progress.best].metric
+        last, best = progress.history[-1].metric, progress.history[progress.best].metric
         _show(
             f"fine-tune [{'#' * filled}{'.' * (24 - filled)}] {progress.update}/{total}, {_duration(left)} left, "
-            f"dev {progress.history[-1].metric:.2%} (best {best:.2%})"
+            f"dev {value(last, metric)} (best {value(best, metric).rpartition(' ')[2]})"
         )
 
     def on_evaluation(progress: Progress, total: int, metric: str) -> None:
         line = progress.history[-1]
-        value = f"WER {line.metric:.2%}" if metric == "wer" else f"AU FA-FR {line.metric:.3e}"
-        parts = [f"dev {value}, loss {line.loss:.4f}"]
+        parts = [f"dev {value(line.metric, metric)}, loss {line.loss:.4f}"]
         if line.training_loss is not None:
             parts.append(f"training loss {line.training_loss:.4f}")
         if line.mask_divergence:

@@ -35,9 +35,10 @@ SUFFIX = ".training.safetensors"  # of what a stopped training goes on from
 
 @dataclass(frozen=True)
 class Report:
-    """What is told while it trains. Each is given the progress and the number of updates; `reading`, utterances read and all."""
+    """What is told while it trains. Updates and evaluations are given the progress, the number of updates and the metric's
+    name; `reading`, utterances read and all; `saved`, where a stopped training lies."""
 
-    on_update: Callable[[Progress, int], None] = lambda progress, total: None
+    on_update: Callable[[Progress, int, str], None] = lambda progress, total, metric: None
     on_evaluation: Callable[[Progress, int, str], None] = lambda progress, total, metric: None
     reading: Callable[[int, int], None] = lambda done, total: None
     saved: Callable[[Path, Progress], None] = lambda path, progress: None
@@ -141,7 +142,7 @@ class FinetuneJob:
         def on_update(progress: Progress, total: int) -> None:
             ranks.beat()
             if is_first:
-                self.report.on_update(progress, total)
+                self.report.on_update(progress, total, dev.metric)
 
         with self._parallel(ranks) as parallel:
             try:

@@ -110,3 +110,19 @@ def test_without_a_terminal_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) ->
     screen.now += 100
     update(1, 2)
     assert screen.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"), [("wer", "dev WER 4.00% (best 3.00%)"), ("au_fa_fr", "dev AU FA-FR 4.000e-02 (best 3.000e-02)")]
+)
+def test_a_training_tells_its_metric_on_a_terminal(monkeypatch, capsys, metric, said):
+    from asrcompress.training.trainer import Evaluation, Progress
+
+    monkeypatch.setattr(output, "_line", [])
+    monkeypatch.setattr(output.sys.stderr, "isatty", lambda: True)
+    report = output.finetune_progress()
+    history = [Evaluation(update, 0.0, value, 0.5, None, 1e-4, None) for update, value in ((0, 0.03), (5, 0.04))]
+    report.on_update(Progress(5, history), 20, metric)
+    report.on_update(Progress(6, history), 20, metric)
+    shown = capsys.readouterr().err
+    assert said in shown and "6/20" in shown and " left, " in shown
