@@ -181,3 +181,13 @@ def test_quantize_has_a_fraction_of_zeros_too(run: Run, kws: Path, tmp_path: Pat
     )  # at most 1 + 0.4 x 4 bits for 4; codes that round to 0 are not stored
     for weight in load_artifact(tmp_path / "work" / "s.safetensors").quantized.values():
         assert int((weight.codes == 0).sum()) >= round(0.6 * weight.codes.numel())
+
+
+def test_a_checkpoint_away_from_its_folder_is_told_where_that_is(run: Run, samples_dir: Path, tmp_path: Path) -> None:
+    home = samples_dir / "asr"
+    alone = shutil.copy(home / "checkpoint_best.pt", tmp_path / "alone.pt")
+    without = run("sparsify", alone, "--pattern", "2:4", "-o", "a.safetensors")
+    assert without.returncode == 2 and "--data-dir" in without.stderr
+    done = run("sparsify", alone, "--pattern", "2:4", "--data-dir", home, "-o", "a.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert run("sparsify", alone, "--pattern", "2:4", "--data-dir", home, "--dry-run").returncode == 0
