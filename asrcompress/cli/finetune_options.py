@@ -60,6 +60,24 @@ def _options(
     teacher: Annotated[
         Optional[Path], _option("Model whose output is learned, too. [default: MODEL, as it was read]")
     ] = None,
+    attention_loss: Annotated[
+        Optional[float], _option("Weight of the distance from the teacher's attention maps. [default: 0]")
+    ] = None,
+    hidden_loss: Annotated[
+        Optional[float], _option("Weight of the distance from the teacher's layer outputs. [default: 0]")
+    ] = None,
+    sequence_level: Annotated[
+        bool, _option("Learn the teacher's own transcripts instead of the references (ASR).", "--sequence-level")
+    ] = False,
+    augment: Annotated[
+        Optional[str],
+        _option(
+            "What is done to the training audio, such as shift=100,gain=8,noise=5,babble=5,specaugment=6x12. [default: nothing]"
+        ),
+    ] = None,
+    positive_share: Annotated[
+        Optional[float], _option("Share of clips with the keyword among those drawn. [default: as they come]")
+    ] = None,
     mask_schedule: Annotated[
         Optional[str],
         _option("When N:M masks are chosen: one-shot, few-shot or every-step. [default: one-shot]"),

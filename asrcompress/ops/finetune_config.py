@@ -23,7 +23,11 @@ class FinetuneConfig:
     pulled to 0 where masks can change. scales: learned, found anew by squared error every mask_interval updates (mse), or as the
     quantizer chose them (fixed). evaluations: of the development set, per epoch. patience: evaluations without a better one
     before training ends early; 0 for never. limit: of utterances to train on, spread evenly. precision: of products; auto is
-    bfloat16 on CUDA. parallel: what ranks share, data or the model, too. seed: of the order of utterances.
+    bfloat16 on CUDA. parallel: what ranks share, data or the model, too. seed: of the order of utterances, and of what is
+    drawn for them. augment: what is done to the training set's audio and features, as speech/augment.py has it; nothing where
+    empty. positive_share: of clips with the keyword among those drawn for an epoch; as they come where None. attention_loss,
+    hidden_loss: weights of the distance from the teacher's attention maps and layer outputs. sequence_level: learn the teacher's
+    own transcripts instead of the references (Kim and Rush 2016, arXiv 1606.07947).
     """
 
     epochs: float = 6.0
@@ -44,12 +48,18 @@ class FinetuneConfig:
     precision: str = "auto"
     parallel: str = "data"
     seed: int = 1
+    augment: str = ""
+    positive_share: float | None = None
+    attention_loss: float = 0.0
+    hidden_loss: float = 0.0
+    sequence_level: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("epochs", 0, 10**6), ("batch_size", 1, 10**6), ("learning_rate", 0, 1), ("clip_norm", 0, 10**9), ("temperature", 0, 10**3),
             ("mask_interval", 1, 10**9), ("evaluations", 1, 10**6), ("patience", 0, 10**6), ("limit", 1, 10**9),
             ("warmup", 0, 1), ("distillation", 0, 1), ("mask_until", 0, 1), ("sr_ste", 0, 10**3), ("seed", 0, 2**31 - 1),
+            ("positive_share", 0, 1), ("attention_loss", 0, 10**6), ("hidden_loss", 0, 10**6),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is None:
@@ -64,6 +74,11 @@ class FinetuneConfig:
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise AsrCompressError(f"--{name.replace('_', '-')} {getattr(self, name)}: use {', '.join(choices)}")
+
+    @property
+    def wants_teacher(self) -> bool:
+        """Whether anything of a teacher is learned."""
+        return bool(self.distillation or self.attention_loss or self.hidden_loss or self.sequence_level)
 
     def to_json(self) -> dict[str, Any]:
         """What is recorded."""

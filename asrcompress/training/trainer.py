@@ -89,8 +89,8 @@ class Trainer:
     """Trains `learner`.
 
     Args:
-        learner: a module whose forward takes positions and a weight, and gives weight x the sum of these utterances' losses,
-            each as large as its tokens are many.
+        learner: a module whose forward takes positions, a weight and the number of the update, and gives weight x the sum of
+            these utterances' losses, each as large as its tokens are many.
         weights: the stored weights in it, by name, with the float parameters behind them.
         choosers: how their masks are chosen.
         lengths: frames of every utterance of the training set.
@@ -272,7 +272,7 @@ class Trainer:
             positions, weight = (mine[number], 1 / num_tokens) if number < len(mine) else (batch[:1], 0.0)
             with parallel.piece(self.wrapped, is_last=number == count - 1):
                 with torch.autocast("cuda", torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    loss = self.wrapped(positions, weight)
+                    loss = self.wrapped(positions, weight, self.progress.update)
                 # Ranks' gradients are averaged where the update wants their sum.
                 (loss * parallel.size).backward()
             total += float(loss.detach())

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from asrcompress.cli.finetune_options import _options
-from asrcompress.ops.finetune import Learner
 from asrcompress.ops.finetune_config import FinetuneConfig
+from asrcompress.ops.learner import Learner
 from asrcompress.training.trainer import Trainer
 from tests.cli.conftest import Run
 from tests.conftest import ROOT
@@ -254,10 +254,10 @@ def test_an_output_in_the_way_is_found_before_any_work(run, monkeypatch):
 def test_a_training_that_blows_up_is_one_line_and_leaves_its_last_state(run, train, monkeypatch):
     forward, count = Learner.forward, 0
 
-    def broken(learner, positions, weight):
+    def broken(learner, positions, weight, update):
         nonlocal count
         count += 1  # the first is a look at what has gradients
-        return forward(learner, positions, weight) * (math.nan if count == 3 else 1.0)
+        return forward(learner, positions, weight, update) * (math.nan if count == 3 else 1.0)
 
     monkeypatch.setattr(Learner, "forward", broken)
     done = quantize(run, *train, *ONE)

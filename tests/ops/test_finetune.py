@@ -13,10 +13,11 @@ from asrcompress.artifact import ArtifactContent, narrow_float, save_artifact
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import zero_codes
 from asrcompress.models.criterion import negative_log_likelihood
-from asrcompress.ops.finetune import Finetuned, Learner, Speech, finetune
+from asrcompress.ops.finetune import Finetuned, Speech, finetune
 from asrcompress.ops.finetune_config import FinetuneConfig
 from asrcompress.ops.finetune_data import read_training_set
 from asrcompress.ops.finetune_dev import DevelopmentSet
+from asrcompress.ops.learner import Learner
 from asrcompress.ops.load import Source, build_model, load_model, open_source
 from asrcompress.ops.probe_data import read_probe_data
 from asrcompress.ops.quantize import quantize_source
@@ -288,7 +289,7 @@ def loss_of(source: Source, speech: Speech, share: float, temperature: float = 1
     config = FinetuneConfig(distillation=share, temperature=temperature)
     learner = Learner(source, freeze_noise(student), teacher if share else None, speech.train, config)
     with torch.no_grad():
-        return float(learner([0, 3, 5], 0.5))
+        return float(learner([0, 3, 5], 0.5, 0))
 
 
 @pytest.mark.parametrize("which", ("kws", "asr"))

@@ -103,7 +103,7 @@ def test_the_first_rank_tells_the_others() -> None:
 @pytest.mark.parametrize("is_sharded", [False, True], ids=["data", "sharded"])
 def test_a_rank_that_fails_ends_the_other_at_once(is_sharded: bool) -> None:
     class Broken(Toy):
-        def forward(self, positions: list[int], weight: float) -> Tensor:
+        def forward(self, positions: list[int], weight: float, update: int = 0) -> Tensor:
             if self.rank == 1 and 7 in positions:
                 raise AsrCompressError("speech/7.flac: cannot be read; convert it")
             return super().forward(positions, weight)
@@ -122,7 +122,7 @@ def test_a_rank_that_fails_ends_the_other_at_once(is_sharded: bool) -> None:
 
 def test_a_loss_that_is_no_number_is_said_once() -> None:
     class Broken(Toy):
-        def forward(self, positions: list[int], weight: float) -> Tensor:
+        def forward(self, positions: list[int], weight: float, update: int = 0) -> Tensor:
             return super().forward(positions, weight) * (float("nan") if 7 in positions else 1.0)
 
     found = run_ranks(2, lambda parallel: trained(parallel, learner=Broken()))

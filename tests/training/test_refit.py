@@ -82,7 +82,7 @@ class Line(torch.nn.Module):
         super().__init__()
         self.weight, self.stored, self._target = torch.nn.Parameter(weight.clone()), stored, 3 * weight
 
-    def forward(self, positions: list[int], share: float) -> torch.Tensor:
+    def forward(self, positions: list[int], share: float, update: int = 0) -> torch.Tensor:
         return share * len(positions) * (self.stored(self.weight) - self._target).square().sum()
 
 

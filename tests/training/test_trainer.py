@@ -37,7 +37,7 @@ class Line(nn.Module):
                 parameter.copy_(torch.linspace(-1.0, 1.3, parameter.numel()).reshape(parameter.shape) + 0.1 * index)
         self.uses, self.seen = uses, []  # type: ignore[var-annotated]
 
-    def forward(self, positions: list[int], weight: float) -> Tensor:
+    def forward(self, positions: list[int], weight: float, update: int = 0) -> Tensor:
         if weight:
             self.seen.append(list(positions))
         out = torch.stack([self.layer(X[positions])[:, 0] for _ in range(self.uses)]).mean(dim=0)
