@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_args
 
 import typer
 
@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from asrcompress.ops.finetune_job import FinetuneJob
     from asrcompress.ops.ranks import Ranks
 
-PANEL = "Fine-tuning"
+PANEL = "Training"
+# Options that mean something to packed or pruned weights only, and the teacher, which distill has as its model.
+OF_COMPRESSED = ("mask_schedule", "mask_interval", "mask_until", "sr_ste", "scales", "teacher")
+RENAMED = {"finetune": "data", "finetune_split": "split", "finetune_limit": "limit"}  # as distill calls them
+NAMED = {new: old for old, new in RENAMED.items()}
+DISTILLED = {  # where distill's help differs
+    "data": "Speech to train on: what eval takes as data. Under torchrun, all ranks train together.",
+    "epochs": "Passes over the training set. [default: 150 for keywords, 20 for ASR]",
+    "learning_rate": "The largest; a cosine brings it down. [default: 5e-3 for keywords, 5e-4 for ASR]",
+    "distillation": "Weight of the teacher's output against the references, 0 to 1. [default: 0.9 for keywords, 0.7 for ASR]",
+    "temperature": "Of the teacher's output. [default: 10 for keywords, 1 for ASR]",
+    "augment": "What is done to the training audio, or none. [default: shift,gain,noise,babble,specaugment for keywords]",
+    "evaluations": "Of --dev, per epoch. [default: 0.2 for keywords, 1 for ASR]",
+}
 
 
 def _option(help: str, *names: str) -> Any:
@@ -72,11 +85,11 @@ def _options(
     augment: Annotated[
         Optional[str],
         _option(
-            "What is done to the training audio, such as shift=100,gain=8,noise=5,babble=5,specaugment=6x12. [default: nothing]"
+            "What is done to the training audio, such as shift=100,gain=8,noise=5,babble=5,specaugment=6x12. [default: none]"
         ),
     ] = None,
     positive_share: Annotated[
-        Optional[float], _option("Share of clips with the keyword among those drawn. [default: as they come]")
+        Optional[float], _option("Share of clips with the keyword among those drawn. [default: None]")
     ] = None,
     mask_schedule: Annotated[
         Optional[str],
@@ -98,7 +111,9 @@ def _options(
             "learned; mse: found anew by squared error every --mask-interval updates; fixed: as --method chose them. [default: learned]"
         ),
     ] = None,
-    evaluations: Annotated[Optional[int], _option("Of --dev, per epoch. [default: 1]")] = None,
+    evaluations: Annotated[
+        Optional[float], _option("Of --dev, per epoch; below 1, one every few. [default: 1]")
+    ] = None,
     patience: Annotated[
         Optional[int], _option("Evaluations without a better one that end the training; 0: none do. [default: 0]")
     ] = None,
@@ -120,19 +135,37 @@ def _options(
 
 def with_finetune(command: Callable[..., None]) -> Callable[..., None]:
     """`command`, which takes `finetune`, with the options of fine-tuning; `config` and `force` are read beside them."""
+    return _with_options(command, inspect.signature(_options, eval_str=True).parameters.values(), "finetune", _job)
+
+
+def with_distillation(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, which takes `train`, with the options of training a float student: a function from a task to the job; None
+    without --data."""
+    found = []
+    for parameter in inspect.signature(_options, eval_str=True).parameters.values():
+        if parameter.name not in OF_COMPRESSED:
+            kind, option = get_args(parameter.annotation)
+            name = RENAMED.get(parameter.name, parameter.name)
+            help = DISTILLED.get(name) or option.help.replace("--finetune", "--data")
+            found.append(parameter.replace(name=name, annotation=Annotated[kind, _option(help, *option.param_decls)]))
+    return _with_options(command, found, "train", _distill_job)
+
+
+def _with_options(
+    command: Callable[..., None], added: Iterable[inspect.Parameter], name: str, make: Callable[..., Any]
+) -> Callable[..., None]:
+    """`command` with more options, which it gets as one argument, `name`: what `make` makes of them."""
     own = inspect.signature(command, eval_str=True)
-    added = inspect.signature(_options, eval_str=True)
-    kept = [parameter for name, parameter in own.parameters.items() if name != "finetune"]
+    added = list(added)
+    kept = [parameter for parameter in own.parameters.values() if parameter.name != name]
 
     @wraps(command)
     def run(**given: Any) -> None:
-        options = {name: given.pop(name) for name in added.parameters}
-        job = _job(given.get("config"), given.get("audio_root"), bool(given.get("force")), options)
-        command(**given, finetune=job)
+        options = {parameter.name: given.pop(parameter.name) for parameter in added}
+        job = make(given.get("config"), given.get("audio_root"), bool(given.get("force")), options)
+        command(**given, **{name: job})
 
-    parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*kept, *added.parameters.values())
-    ]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*kept, *added)]
     run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__  # typer would look at the command's own signature
@@ -140,22 +173,50 @@ def with_finetune(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _job(config: Path | None, audio_root: Path | None, force: bool, options: dict[str, Any]) -> FinetuneJob | None:
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
-    train = given.pop("finetune", None)
-    if train is None:
+    given = _said(options)
+    if "finetune" not in given:
         if given:
             name = next(iter(given)).replace("_", "-")
             raise AsrCompressError(f"--{name}: is for fine-tuning; add --finetune TRAIN, or leave it out")
         return None
-    from asrcompress.ops.finetune_config import FinetuneConfig
-    from asrcompress.ops.finetune_job import FinetuneJob
     from asrcompress.ops.recipe import read_finetune_table
 
+    return _make(given, audio_root, force, read_finetune_table(config) if config else {})
+
+
+def _distill_job(
+    config: Path | None, audio_root: Path | None, force: bool, options: dict[str, Any]
+) -> Callable[[str], FinetuneJob] | None:
+    given = {name: value for new, value in _said(options).items() for name in [NAMED.get(new, new)]}
+    if "finetune" not in given:
+        return None
+    from asrcompress.ops.distill import DEFAULTS
+    from asrcompress.ops.recipe import read_finetune_table
+
+    table = read_finetune_table(config) if config else {}
+    for name in table:
+        if name in OF_COMPRESSED:
+            raise AsrCompressError(
+                f"{config}: [finetune]: '{name}' is about compressed weights, and a student is float"
+            )
+    return lambda task: _make(dict(given), audio_root, force, DEFAULTS[task] | table, option="--data")
+
+
+def _said(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def _make(
+    given: dict[str, Any], audio_root: Path | None, force: bool, table: dict[str, Any], option: str = "--finetune"
+) -> FinetuneJob:
+    from asrcompress.ops.finetune_config import FinetuneConfig
+    from asrcompress.ops.finetune_job import FinetuneJob
+
+    train = given.pop("finetune")
     paths = {name: given.pop(name, None) for name in ("dev", "finetune_split", "keyword", "dev_split", "teacher")}
     device, resume = given.pop("device", "cpu"), given.pop("resume", False)
     if "finetune_limit" in given:
         given["limit"] = given.pop("finetune_limit")
-    table = read_finetune_table(config) if config else {}
     return FinetuneJob(
         train=train,
         config=FinetuneConfig(**table | given),
@@ -164,6 +225,7 @@ def _job(config: Path | None, audio_root: Path | None, force: bool, options: dic
         resume=resume,
         force=force,
         report=finetune_progress(),
+        option=option,
         **paths,
     )
 

@@ -252,7 +252,7 @@ def _loop(config: FinetuneConfig, train: TrainingSet, device: str) -> TrainerCon
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         warmup=round(config.warmup * num_updates),
-        eval_every=max(1, per_epoch // config.evaluations),
+        eval_every=max(1, int(per_epoch / config.evaluations)),
         clip_norm=config.clip_norm,
         patience=config.patience,
         seed=config.seed,

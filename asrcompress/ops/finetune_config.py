@@ -21,7 +21,7 @@ class FinetuneConfig:
     references, 0 to 1. temperature: of it. mask_schedule: when masks are chosen anew: one-shot, few-shot (every
     mask_interval updates) or every-step, in the first mask_until of the training. sr_ste: how strongly dropped weights are
     pulled to 0 where masks can change. scales: learned, found anew by squared error every mask_interval updates (mse), or as the
-    quantizer chose them (fixed). evaluations: of the development set, per epoch. patience: evaluations without a better one
+    quantizer chose them (fixed). evaluations: of the development set, per epoch; 0.2 is one every five. patience: evaluations without a better one
     before training ends early; 0 for never. limit: of utterances to train on, spread evenly. precision: of products; auto is
     bfloat16 on CUDA. parallel: what ranks share, data or the model, too. seed: of the order of utterances, and of what is
     drawn for them. augment: what is done to the training set's audio and features, as speech/augment.py has it; nothing where
@@ -42,7 +42,7 @@ class FinetuneConfig:
     mask_until: float = 0.7
     sr_ste: float = 2e-4
     scales: str = "learned"
-    evaluations: int = 1
+    evaluations: float = 1
     patience: int = 0
     limit: int | None = None
     precision: str = "auto"
@@ -55,16 +55,18 @@ class FinetuneConfig:
     sequence_level: bool = False
 
     def __post_init__(self) -> None:
+        if self.augment == "none":
+            object.__setattr__(self, "augment", "")
         for name, low, high in (
             ("epochs", 0, 10**6), ("batch_size", 1, 10**6), ("learning_rate", 0, 1), ("clip_norm", 0, 10**9), ("temperature", 0, 10**3),
-            ("mask_interval", 1, 10**9), ("evaluations", 1, 10**6), ("patience", 0, 10**6), ("limit", 1, 10**9),
+            ("mask_interval", 1, 10**9), ("evaluations", 0, 10**6), ("patience", 0, 10**6), ("limit", 1, 10**9),
             ("warmup", 0, 1), ("distillation", 0, 1), ("mask_until", 0, 1), ("sr_ste", 0, 10**3), ("seed", 0, 2**31 - 1),
             ("positive_share", 0, 1), ("attention_loss", 0, 10**6), ("hidden_loss", 0, 10**6),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is None:
                 continue
-            is_open = name in ("epochs", "learning_rate", "clip_norm", "temperature")
+            is_open = name in ("epochs", "evaluations", "learning_rate", "clip_norm", "temperature")
             if not (low < value <= high if is_open else low <= value <= high):
                 bound = f"above {low} and at most {high}" if is_open else f"{low} to {high}"
                 option = "finetune-limit" if name == "limit" else name.replace("_", "-")

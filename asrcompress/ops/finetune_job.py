@@ -45,11 +45,20 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Material:
+    """What a training is made of, which several can share."""
+
+    speech: Speech
+    teacher: Source | None
+
+
+@dataclass(frozen=True)
 class FinetuneJob:
     """What to train on and how.
 
     train, dev: data sets as for `eval`. finetune_split, dev_split, keyword: of keyword sets. teacher: a model file; the input where None.
-    device: cpu or cuda. resume: go on from what a stopped training left. force: or begin anew over it.
+    device: cpu or cuda. resume: go on from what a stopped training left. force: or begin anew over it. option: that the training set was given
+    with, for messages.
     """
 
     train: Path
@@ -64,6 +73,7 @@ class FinetuneJob:
     resume: bool = False
     force: bool = False
     report: Report = field(default_factory=Report)
+    option: str = "--finetune"
 
     def check(self, source: Source, output: Path, ranks: Ranks) -> None:
         """Find, before any work, what would stop the training.
@@ -73,7 +83,7 @@ class FinetuneJob:
         """
         if self.dev is None and source.family.TASK == "asr":
             raise AsrCompressError(
-                f"--finetune {self.train}: needs --dev, speech that decides which weights are best, such as the dev set"
+                f"{self.option} {self.train}: needs --dev, speech that decides which weights are best, such as the dev set"
             )
         self.device_of(ranks)
         state = state_path(output)
@@ -105,6 +115,7 @@ class FinetuneJob:
         data_dir: Path | None = None,
         sizes: dict[str, Tensor] | None = None,
         trust: bool = False,
+        material: Material | None = None,
     ) -> tuple[Finetuned, DevelopmentSet]:
         """Train `content`, made from `source`, to be written to `output`; what stopped goes on from beside it.
 
@@ -112,22 +123,9 @@ class FinetuneJob:
             AsrCompressError: speech that cannot be read, a teacher of another family, or a training that fails.
         """
         ranks = ranks or Ranks()
-        teacher = self._teacher(source, data_dir, trust)
+        material = material or self.read(source, data_dir=data_dir, trust=trust)
+        teacher, train, dev = material.teacher, material.speech.train, material.speech.dev
         is_first = ranks.rank == 0
-        train = read_training_set(
-            source, self.train, limit=self.config.limit, split=self.finetune_split, keyword=self.keyword,
-            audio_root=self.audio_root, data_dir=data_dir, progress=self.report.reading,
-        )  # fmt: skip
-        dev = DevelopmentSet(
-            read_probe_data(
-                source, self.dev or self.train, split=self.dev_split, keyword=self.keyword, audio_root=self.audio_root,
-                data_dir=data_dir, default_splits=("val",), split_option="--dev-split",
-            )
-        )  # fmt: skip
-        if self.dev is None and dev.data.split == train.split:
-            raise AsrCompressError(
-                f"--finetune {self.train}: has nothing apart from what it trains on; add --dev, speech that decides which weights are best"
-            )
         state = TrainingState(
             state_path(output), self._identity(source, content, teacher, train.sha256, dev), self.resume
         )
@@ -147,7 +145,7 @@ class FinetuneJob:
         with self._parallel(ranks) as parallel:
             try:
                 tuned = finetune(
-                    source, content, self.config, Speech(train, dev), teacher=teacher, parallel=parallel, state=state,
+                    source, content, self.config, material.speech, teacher=teacher, parallel=parallel, state=state,
                     sizes=sizes, on_update=on_update, on_evaluation=on_evaluation,
                 )  # fmt: skip
                 return tuned, dev
@@ -155,6 +153,29 @@ class FinetuneJob:
                 if is_first and state.path.exists():
                     self.report.saved(state.path, last)
                 raise
+
+    def read(self, source: Source, *, data_dir: Path | None = None, trust: bool = False) -> Material:
+        """The speech and the teacher; of several students with one front-end, once for all.
+
+        Raises:
+            AsrCompressError: speech that cannot be read, nothing to judge by, or a teacher of another family.
+        """
+        teacher = self._teacher(source, data_dir, trust)
+        train = read_training_set(
+            source, self.train, limit=self.config.limit, split=self.finetune_split, keyword=self.keyword,
+            audio_root=self.audio_root, data_dir=data_dir, progress=self.report.reading,
+        )  # fmt: skip
+        dev = DevelopmentSet(
+            read_probe_data(
+                source, self.dev or self.train, split=self.dev_split, keyword=self.keyword, audio_root=self.audio_root,
+                data_dir=data_dir, default_splits=("val",), split_option="--dev-split",
+            )
+        )  # fmt: skip
+        if self.dev is None and dev.data.split == train.split:
+            raise AsrCompressError(
+                f"{self.option} {self.train}: has nothing apart from what it trains on; add --dev, speech that decides which weights are best"
+            )
+        return Material(Speech(train, dev), teacher)
 
     def _teacher(self, source: Source, data_dir: Path | None, trust: bool) -> Source | None:
         if self.teacher is None:
@@ -219,15 +240,25 @@ class Training:
         ranks: of this run; the first writes.
         data_dir: the folder of the SentencePiece model, where it is not the checkpoint's own.
         trust: whether a teacher's code may run.
+        material: speech and teacher, where they are read already.
 
     Raises:
         AsrCompressError: what `FinetuneJob.check` finds.
     """
 
     def __init__(
-        self, job: FinetuneJob, source: Source, output: Path, ranks: Ranks, *, data_dir: Path | None, trust: bool
+        self,
+        job: FinetuneJob,
+        source: Source,
+        output: Path,
+        ranks: Ranks,
+        *,
+        data_dir: Path | None,
+        trust: bool,
+        material: Material | None = None,
     ) -> None:
         job.check(source, output, ranks)
+        self._material = material
         self._job, self._source, self._output, self._ranks = job, source, output, ranks
         self._data_dir, self._trust = data_dir, trust
         self._found: tuple[Finetuned, DevelopmentSet] | None = None
@@ -243,6 +274,7 @@ class Training:
             data_dir=self._data_dir,
             sizes=sizes,
             trust=self._trust,
+            material=self._material,
         )
         return self._found[0].content
 
