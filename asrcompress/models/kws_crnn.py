@@ -17,18 +17,30 @@ from asrcompress.models import ModelSpec
 from asrcompress.models.crnn import CRNN
 from asrcompress.models.device import device_of
 from asrcompress.models.features import log_mel
+from asrcompress.models.sizes import shrink_width
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from asrcompress.checkpoints import Checkpoint
+    from asrcompress.models.kws_stream import KeywordStream
 
 TASK = "keyword"
 CRITERION = "cross_entropy"
 SAMPLE_RATE_HZ = 16_000
 CLIP_SAMPLES = 16_000
+FRAMES_AXIS = 1  # of features; other families have frames first
 WINDOW, HOP = 400, 160
 NUM_CLASSES = 2  # (other, keyword)
+STUDENT_OPTIONS = {"channels": 1, "hidden": 1, "layers": 1, "kernel": 2, "stride": 2}
+ARGUMENTS = {
+    "channels": "num_channels",
+    "hidden": "hidden_size",
+    "layers": "num_layers",
+    "kernel": "kernel_size",
+    "stride": "stride",
+}  # of CRNN
 DEFAULT_DURATION_S = 1.0
 
 
@@ -65,6 +77,28 @@ def build(spec: ModelSpec) -> nn.Module:
     return CRNN(**sizes).eval()
 
 
+def student(spec: ModelSpec, given: Mapping[str, Any], shrink: float | None) -> tuple[ModelSpec, dict[str, Any]]:
+    """A student's sizes; `shrink` is of channels and hidden size. The GRU keeps its layers, as the report's students do.
+
+    Kernel and stride are [mel bins, frames]. Raises AsrCompressError when the kernel is larger than a clip.
+    """
+    config = dict(spec.config)
+    sizes = {
+        "channels": shrink_width(config["num_channels"], shrink),
+        "hidden": shrink_width(config["hidden_size"], shrink),
+        "layers": config["num_layers"],
+        "kernel": list(config["kernel_size"]),
+        "stride": list(config["stride"]),
+    } | dict(given)
+    (bins, frames), num_frames = sizes["kernel"], CLIP_SAMPLES // HOP + 1
+    if bins > config["num_mels"] or frames > num_frames:
+        raise AsrCompressError(
+            f"kernel={bins}x{frames}: a clip is {config['num_mels']} mel bins x {num_frames} frames; use a smaller kernel"
+        )
+    changed = {argument: sizes[name] for name, argument in ARGUMENTS.items()}
+    return ModelSpec("kws_crnn", config | changed), sizes
+
+
 def features(spec: ModelSpec, audio: np.ndarray) -> Tensor:
     """(samples,) -> log-mel (num_mels, frames) of one second, padded with zeros or cut at the end."""
     clip = np.zeros(CLIP_SAMPLES, dtype=np.float32)
@@ -86,6 +120,13 @@ def scores(module: nn.Module, batch: list[Tensor]) -> list[float]:
     with torch.inference_mode():
         logits = module(torch.stack(batch))
     return torch.softmax(logits.double(), dim=-1)[:, 1].tolist()
+
+
+def stream(spec: ModelSpec, module: nn.Module, window_s: float = 1.0) -> KeywordStream:
+    """The model on running audio, with an attention over the last `window_s` seconds."""
+    from asrcompress.models.kws_stream import KeywordStream
+
+    return KeywordStream(spec, module, window_s)
 
 
 def log_probs(spec: ModelSpec, module: nn.Module, features: list[Tensor], targets: None = None) -> list[Tensor]:
