@@ -9,6 +9,7 @@ from __future__ import annotations
 from html import escape
 
 from asrcompress.report.rows import QUALITY_METRICS, Report, Row, columns, printable, training_note
+from asrcompress.report.svg import STYLE as PLOT_STYLE
 from asrcompress.report.svg import Point, plot
 from asrcompress.report.training_plot import STYLE as TRAINING_STYLE
 from asrcompress.report.training_plot import training_plot
@@ -42,19 +43,6 @@ td.label { overflow-wrap: anywhere; min-width: 180px; } .baseline-row > * { back
 code { font: 13px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 p.quiet, ul { color: var(--quiet); font-size: 14px; } ul { padding-left: 20px; }
 @media print { .scroll { overflow: visible; border: 0; } body { max-width: none; } }
-"""
-PLOT_STYLE = """
-svg { width: 100%; height: auto; display: block; } figure { margin: 0; }
-svg text { fill: var(--text); font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-svg .tick { fill: var(--quiet); } svg .title { font-size: 13px; fill: var(--quiet); }
-svg .label { paint-order: stroke; stroke: var(--page); stroke-width: 4px; stroke-linejoin: round; }
-svg path { fill: none; } .grid { stroke: var(--line); stroke-width: 0.7; } .frame { stroke: var(--quiet); }
-.leader { stroke: var(--quiet); stroke-width: 0.8; }
-.band { fill: var(--quiet); opacity: 0.13; } .reference { stroke: var(--quiet); stroke-dasharray: 5 4; }
-.whisker { stroke: var(--accent); stroke-width: 1.6; opacity: 0.75; } .whisker.baseline { stroke: var(--quiet); }
-.whisker.passed { stroke: var(--good); } .whisker.failed { stroke: var(--bad); } .whisker.error { stroke: var(--warn); }
-svg .marker { fill: var(--accent); stroke: var(--page); stroke-width: 1.5; } svg .marker.baseline { fill: var(--quiet); }
-svg .marker.passed { fill: var(--good); } svg .marker.failed { fill: var(--bad); } svg .marker.error { fill: var(--warn); }
 """
 
 

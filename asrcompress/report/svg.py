@@ -1,7 +1,7 @@
-"""A size-versus-quality plot as inline SVG: points with confidence intervals and labels that do not overlap.
+"""A cost-versus-quality plot as inline SVG: points with confidence intervals, Pareto fronts, labels that do not overlap.
 
 Small on purpose: no plotting library is needed to read a report. Colours are CSS variables that the page sets,
-so that the plot follows a light or a dark page. Knows nothing of sidecars; html.py picks the points.
+so that the plot follows a light or a dark page. Knows nothing of sidecars; tradeoff.py picks the points and the axes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,27 @@ LEFT, RIGHT, TOP, BOTTOM = 84, 24, 22, 58
 CHARACTER_WIDTH, LINE_HEIGHT, RADIUS = 6.9, 15, 6
 LOG_FROM_RATIO = 12  # sizes further apart than this get a logarithmic axis
 LONGEST_LABEL = 44
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# For a page or a file that says what the colours are.
+STYLE = """
+svg { width: 100%; height: auto; display: block; } figure { margin: 0; }
+svg text { fill: var(--text); font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+svg .tick { fill: var(--quiet); } svg .title { font-size: 13px; fill: var(--quiet); }
+svg .label { paint-order: stroke; stroke: var(--page); stroke-width: 4px; stroke-linejoin: round; }
+svg path { fill: none; } .grid { stroke: var(--line); stroke-width: 0.7; } .frame { stroke: var(--quiet); }
+.leader { stroke: var(--quiet); stroke-width: 0.8; }
+.band { fill: var(--quiet); opacity: 0.13; } .reference { stroke: var(--quiet); stroke-dasharray: 5 4; }
+.whisker { stroke: var(--accent); stroke-width: 1.6; opacity: 0.75; } .whisker.baseline { stroke: var(--quiet); }
+.whisker.passed { stroke: var(--good); } .whisker.failed { stroke: var(--bad); } .whisker.error { stroke: var(--warn); }
+svg .marker { fill: var(--accent); stroke: var(--page); stroke-width: 1.5; } svg .marker.baseline { fill: var(--quiet); }
+svg .marker.passed { fill: var(--good); } svg .marker.failed { fill: var(--bad); } svg .marker.error { fill: var(--warn); }
+svg .marker.edge { fill: var(--page); stroke: var(--accent); } .front { stroke: var(--accent); stroke-width: 1.4; opacity: 0.6; }
+"""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model: x is a size in bytes, y its quality, low..high the confidence interval or None.
+    """One model: x is what it costs, such as bytes, y its quality, low..high the confidence interval or None.
 
     `style` is a CSS class of the page: "baseline", "passed", "failed", "error" or "plain".
     """
@@ -54,28 +70,68 @@ AREA = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
 
 @dataclass(frozen=True)
 class Axis:
-    """Where a value lies between `start` and `end` on the page, and where the ticks are."""
+    """Where a value lies between `start` and `end` on the page, and where the ticks are.
+
+    A logarithmic axis shows what lies below `least`, 0 among it, on its lower edge.
+    """
 
     ticks: tuple[float, ...]
     place: Callable[[float], float]
+    least: float = -math.inf
 
 
-def plot(points: Sequence[Point], x_title: str, y_title: str) -> str:
-    """An <svg> element; `points` is not empty."""
-    x_axis = _size_axis([point.x for point in points])
+def plot(
+    points: Sequence[Point],
+    x_title: str,
+    y_title: str,
+    *,
+    x_axis: Axis | None = None,
+    y_axis: Axis | None = None,
+    x_text: Callable[[float], str] | None = None,
+    fronts: Sequence[Sequence[Point]] = (),
+) -> str:
+    """An <svg> element.
+
+    Args:
+        points: what to draw; not empty.
+        x_title: what x is, with its unit.
+        y_title: what y is.
+        x_axis: None: from 0, or logarithmic where sizes lie far apart.
+        y_axis: None: from 0 where the values allow it.
+        x_text: how a value of x is written, None: as bytes.
+        fronts: the points of each Pareto front, as `pareto_front` gives them.
+    """
+    x_axis = x_axis or _size_axis([point.x for point in points])
+    x_text = x_text or bytes_text
     ends = [end for point in points for end in (point.y, point.low, point.high) if end is not None]
-    y_axis = _quality_axis(ends)
+    y_axis = y_axis or _quality_axis(ends)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_title)} against {escape(x_title)}">',
-        *_grid(x_axis, y_axis, x_title, y_title),
+        *_grid(x_axis, y_axis, x_title, y_title, x_text),
         *_baseline_band(points, y_axis),
     ]
+    steps = [[(x_axis.place(point.x), y_axis.place(point.y)) for point in front] for front in fronts]
+    parts += [_staircase(places) for places in steps if places]
     places = [(x_axis.place(point.x), y_axis.place(point.y)) for point in points]
     whiskers = [_whisker(point, x, y_axis) for point, (x, _) in zip(points, places, strict=True)]
     parts += [whisker for whisker in whiskers if whisker]
-    parts += [_marker(point, x, y) for point, (x, y) in zip(points, places, strict=True)]
-    parts += _labels(points, places, y_axis)
+    on_edge = [point.y < y_axis.least for point in points]
+    parts += [_marker(point, x, y, x_text, edge) for point, (x, y), edge in zip(points, places, on_edge, strict=True)]
+    obstacles = _obstacles(points, places, y_axis)
+    parts += _labels(points, places, [*obstacles, *(box for each in steps for box in _stair_boxes(each))])
     return "\n".join([*parts, "</svg>"])
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats: none is as small and better, or smaller and as good. Smallest first.
+
+    Of points at the same place the first one stands for all.
+    """
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x, p.y)):
+        if not front or point.y < front[-1].y:
+            front.append(point)
+    return front
 
 
 # ---------------------------------------------------------------- axes
@@ -97,6 +153,25 @@ def _quality_axis(values: Sequence[float]) -> Axis:
     margin = max(spread * 0.15 if spread > abs(high) / 1000 else abs(high) * 0.2, 1e-7)
     low = 0.0 if 0 <= low - margin < 0.35 * high or low >= 0 > low - margin else low - margin
     return Axis(linear_ticks(low, high + margin), _scale(low, high + margin, AREA.bottom, AREA.top))
+
+
+def log_axis(values: Sequence[float], start: float, end: float, *, below: float = 1.5, above: float = 1.7) -> Axis:
+    """A logarithmic axis around the positive ones of `values`, with a factor of room at each end.
+
+    Args:
+        values: at least one is positive.
+        start: where the axis begins on the page.
+        end: where it ends.
+        below: the room under the least value, a factor of at least 1.
+        above: the room over the largest.
+    """
+    positive = [value for value in values if value > 0]
+    low, high = min(positive) / below, max(positive) * above
+    place = _scale(math.log(low), math.log(high), start, end)
+    ticks = log_ticks(low, high)
+    return Axis(
+        ticks if len(ticks) > 2 else linear_ticks(low, high), lambda value: place(math.log(max(value, low))), low
+    )
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
@@ -127,20 +202,39 @@ def bytes_text(value: float) -> str:
     return f"{value:.4g} B" if value else "0"
 
 
+def count_text(value: float) -> str:
+    """A count of operations for a tick."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.4g} {name}"
+    return f"{value:.4g}"
+
+
+def tick_text(value: float) -> str:
+    """A number for a tick: 0.05, 2,500; below a thousandth as 5·10⁻⁵."""
+    if value == 0 or not 0 < abs(value) < 9.99e-4:
+        return f"{value:.4g}"
+    factor, _, power = f"{value:.3e}".partition("e")
+    text = f"{float(factor):g}·10{str(int(power)).translate(SUPERSCRIPTS)}"
+    return text.removeprefix("1·")
+
+
 # ---------------------------------------------------------------- drawing
 
 
-def _grid(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str) -> list[str]:
+def _grid(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str, x_text: Callable[[float], str]) -> list[str]:
     parts = []
     for tick in y_axis.ticks:
         y = y_axis.place(tick)
         parts.append(f'<path class="grid" d="M{AREA.left} {y:.1f}H{AREA.right}"/>')
-        parts.append(f'<text class="tick" x="{AREA.left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+        parts.append(
+            f'<text class="tick" x="{AREA.left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>'
+        )
     for tick in x_axis.ticks:
         x = x_axis.place(tick)
         parts.append(f'<path class="grid" d="M{x:.1f} {AREA.top}V{AREA.bottom}"/>')
         parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{AREA.bottom + 18}" text-anchor="middle">{bytes_text(tick)}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{AREA.bottom + 18}" text-anchor="middle">{x_text(tick)}</text>'
         )
     parts.append(f'<path class="frame" d="M{AREA.left} {AREA.top}V{AREA.bottom}H{AREA.right}"/>')
     middle_x, middle_y = (AREA.left + AREA.right) / 2, (AREA.top + AREA.bottom) / 2
@@ -174,20 +268,38 @@ def _whisker(point: Point, x: float, y_axis: Axis) -> str:
     return f'<path class="whisker {point.style}" d="M{x:.1f} {low:.1f}V{high:.1f}{caps}"/>'
 
 
-def _marker(point: Point, x: float, y: float) -> str:
-    title = f"<title>{escape(point.label)}: {bytes_text(point.x)}, {point.y:.6g}</title>"
+def _staircase(places: Sequence[tuple[float, float]]) -> str:
+    """A Pareto front: the best quality to be had for each cost; what lies right of and above it is beaten."""
+    path = f"M{places[0][0]:.1f} {AREA.top}"
+    for (_, y), after in zip(places, [*(x for x, _ in places[1:]), AREA.right], strict=True):
+        path += f"V{y:.1f}H{after:.1f}"
+    return f'<path class="front" d="{path}"/>'
+
+
+def _stair_boxes(places: Sequence[tuple[float, float]]) -> list[Box]:
+    """The same as thin boxes that labels keep off."""
+    boxes, top = [], AREA.top
+    for (x, y), after in zip(places, [*(x for x, _ in places[1:]), AREA.right], strict=True):
+        boxes += [Box(x - 1, top, x + 1, y), Box(x, y - 1, after, y + 1)]
+        top = y
+    return boxes
+
+
+def _marker(point: Point, x: float, y: float, x_text: Callable[[float], str], on_edge: bool) -> str:
+    title = f"<title>{escape(point.label)}: {x_text(point.x)}, {point.y:.6g}</title>"
     if point.style == "baseline":
         r = RADIUS + 1.5
         shape = f"M{x:.1f} {y - r:.1f}l{r} {r}l-{r} {r}l-{r} -{r}z"
         return f'<path class="marker baseline" d="{shape}">{title}</path>'
-    return f'<circle class="marker {point.style}" cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS}">{title}</circle>'
+    style = f"{point.style} edge" if on_edge else point.style
+    return f'<circle class="marker {style}" cx="{x:.1f}" cy="{y:.1f}" r="{RADIUS}">{title}</circle>'
 
 
 # ---------------------------------------------------------------- labels
 
 
-def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]], y_axis: Axis) -> list[str]:
-    boxes = place_labels([_short(point.label) for point in points], places, _obstacles(points, places, y_axis))
+def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]], obstacles: Sequence[Box]) -> list[str]:
+    boxes = place_labels([_short(point.label) for point in points], places, obstacles)
     parts = []
     for point, (x, y), box in zip(points, places, boxes, strict=True):
         near_x, near_y = _nearest((x, y), box)
