@@ -237,12 +237,21 @@ def connect_if(finetune: FinetuneJob | None) -> Iterator[Ranks]:
     Raises:
         AsrCompressError: torchrun started several, and there is nothing for them to share.
     """
-    from asrcompress.ops.ranks import Ranks, connect
+    from asrcompress.ops.ranks import Ranks
 
     if finetune is not None:
-        with connect(go_on="the same command with --resume goes on from the last evaluation") as ranks:
+        with connect_to_train() as ranks:
             yield ranks
         return
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise AsrCompressError("torchrun: without --finetune there is no work to share; run it as one process")
     yield Ranks()
+
+
+@contextmanager
+def connect_to_train() -> Iterator[Ranks]:
+    """The ranks that train together."""
+    from asrcompress.ops.ranks import connect
+
+    with connect(go_on="the same command with --resume goes on from the last evaluation") as ranks:
+        yield ranks

@@ -12,6 +12,7 @@ import typer
 
 import asrcompress
 from asrcompress.cli.analyze import analyze
+from asrcompress.cli.distill import distill
 from asrcompress.cli.evaluate import evaluate
 from asrcompress.cli.output import emit, say
 from asrcompress.cli.quantize import quantize
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(analyze)
 app.command()(quantize)
 app.command()(sparsify)
+app.command()(distill)
 app.command("eval")(evaluate)
 app.command()(sensitivity)
 app.command()(report)

@@ -114,6 +114,7 @@ def finetune(
         tokens=[len(target) for target in speech.train.targets],
         config=_loop(config, speech.train, device),
         parallel=parallel,
+        sampling=speech.train.weights(config.positive_share),
         blocks=find_shards(learner, called),
     )
     total = trainer.config.num_updates

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.speech.augment import parse_augment
 from asrcompress.training.schedule import MASK_SCHEDULES
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -55,8 +56,9 @@ class FinetuneConfig:
     sequence_level: bool = False
 
     def __post_init__(self) -> None:
-        if self.augment == "none":
-            object.__setattr__(self, "augment", "")
+        object.__setattr__(
+            self, "augment", str(parse_augment("" if self.augment == "none" else self.augment))
+        )  # in full, as it is recorded
         for name, low, high in (
             ("epochs", 0, 10**6), ("batch_size", 1, 10**6), ("learning_rate", 0, 1), ("clip_norm", 0, 10**9), ("temperature", 0, 10**3),
             ("mask_interval", 1, 10**9), ("evaluations", 0, 10**6), ("patience", 0, 10**6), ("limit", 1, 10**9),

@@ -26,6 +26,7 @@ from asrcompress.ops.probe_data import read_probe_data
 from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.write import WrittenArtifact
 from asrcompress.quantizers.statistics import InputStatistics
+from asrcompress.speech.augment import parse_augment
 from asrcompress.training.parallel import Parallel, process_group
 from asrcompress.training.state import TrainingState
 from asrcompress.training.trainer import Progress
@@ -154,15 +155,17 @@ class FinetuneJob:
                     self.report.saved(state.path, last)
                 raise
 
-    def read(self, source: Source, *, data_dir: Path | None = None, trust: bool = False) -> Material:
-        """The speech and the teacher; of several students with one front-end, once for all.
+    def read(
+        self, source: Source, *, data_dir: Path | None = None, trust: bool = False, teacher: Source | None = None
+    ) -> Material:
+        """The speech and the teacher, where it is not given; of several students with one front-end, once for all.
 
         Raises:
             AsrCompressError: speech that cannot be read, nothing to judge by, or a teacher of another family.
         """
-        teacher = self._teacher(source, data_dir, trust)
+        teacher = teacher or self._teacher(source, data_dir, trust)
         train = read_training_set(
-            source, self.train, limit=self.config.limit, split=self.finetune_split, keyword=self.keyword,
+            source, self.train, augment=parse_augment(self.config.augment), seed=self.config.seed, limit=self.config.limit, split=self.finetune_split, keyword=self.keyword,
             audio_root=self.audio_root, data_dir=data_dir, progress=self.report.reading,
         )  # fmt: skip
         dev = DevelopmentSet(

@@ -97,6 +97,7 @@ class Trainer:
         tokens: of every utterance.
         config: options.
         parallel: this rank.
+        sampling: how often each utterance is drawn, in proportion; each once an epoch where None.
         blocks: parts of the learner that are gathered one at a time where it is sharded.
     """
 
@@ -110,10 +111,12 @@ class Trainer:
         tokens: Sequence[int],
         config: TrainerConfig,
         parallel: Parallel,
+        sampling: Sequence[float] | None = None,
         blocks: Sequence[nn.Module] = (),
     ) -> None:
         self.learner, self.weights, self.choosers = learner, dict(weights), dict(choosers)
         self.lengths, self.tokens, self.config, self.parallel = lengths, tokens, config, parallel
+        self.sampling = sampling
         self.wrapped = parallel.wrap(learner, blocks)
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         self.optimizer = _optimizer(self.parameters, config, parallel)
@@ -240,7 +243,9 @@ class Trainer:
     def _batch(self, update: int) -> list[int]:
         epoch, index = divmod(update, self.num_batches)
         if self._batches[0] != epoch:
-            batches = epoch_batches(self.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch)
+            batches = epoch_batches(
+                self.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch, weights=self.sampling
+            )
             self._batches = epoch, batches
         return self._batches[1][index]
 
