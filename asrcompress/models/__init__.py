@@ -23,6 +23,7 @@ asr: read_targets(spec, data_dir, references) -> ids that the criterion wants, i
 ctc: blank_unit(spec)       the id of the blank
 optional, asr: search_method(beam), UNUSED_OPTIONS  what `eval` records of the search, and its options that mean nothing here
 keyword: scores(module, features) -> probability of the keyword, per clip
+keyword: stream(spec, module, window_s) -> the model on running audio: kws_stream.KeywordStream
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.models.crnn_stream import AtOnce, Memory
 
 _GRU_NAME = re.compile(r"gru\.weight_ih_l\d+$")
 
@@ -25,9 +26,9 @@ class Attention(nn.Module):
         super().__init__()
         self.energy = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(batch, time, hidden) -> (batch, hidden)."""
-        weights = torch.softmax(self.energy(frames), dim=-2)
+    def forward(self, frames: Tensor, energies: Tensor | None = None) -> Tensor:
+        """(batch, time, hidden) -> (batch, hidden); `energies` (batch, time, 1) where they are known already."""
+        weights = torch.softmax(self.energy(frames) if energies is None else energies, dim=-2)
         return torch.matmul(weights.transpose(-2, -1), frames).squeeze(-2)  # a product, so that its MACs are counted
 
 
@@ -82,24 +83,28 @@ class CRNN(nn.Module):
         self.attention = Attention(hidden_size)
         self.classifier = nn.Linear(hidden_size, num_classes)
 
-    def forward(self, log_mel: Tensor) -> Tensor:
-        """Classify whole clips.
+    def forward(self, log_mel: Tensor, stream: Memory | AtOnce | None = None) -> Tensor:
+        """Classify whole clips, or the steps of one stream.
 
         Args:
             log_mel: (batch, num_mels, frames).
+            stream: None for clips; else log_mel is (1, num_mels, frames) of a stream, with a `Memory` any number of frames.
 
         Returns:
-            Logits, (batch, num_classes).
+            Logits, (batch, num_classes), or (steps, num_classes) of a stream.
 
         Raises:
             AsrCompressError: another shape, or fewer frames than the convolution's kernel.
         """
-        num_mels, num_frames = self.sizes["num_mels"], self.sizes["kernel_size"][1]
+        num_mels = self.sizes["num_mels"]
+        num_frames = 1 if isinstance(stream, Memory) else self.sizes["kernel_size"][1]
         if log_mel.dim() != 3 or log_mel.shape[1] != num_mels or log_mel.shape[2] < num_frames:
             raise AsrCompressError(
                 f"keyword CRNN: input of shape {tuple(log_mel.shape)}; it needs (batch, {num_mels} mel bins, "
                 f"at least {num_frames} frames): pad the clip or check the front-end"
             )
+        if stream is not None:
+            return stream.run(self, log_mel)
         frames = self.conv(log_mel.unsqueeze(1)).transpose(1, 2)
         hidden, _ = self.gru(frames)
         return self.classifier(self.attention(hidden))

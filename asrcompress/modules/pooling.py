@@ -23,9 +23,12 @@ class IntegerAdditiveAttention(nn.Module):
         self.energy = nn.Sequential(hidden, nn.Tanh(), score)  # the names of the float module
         self.activations = check_activations(activations)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(batch, time, hidden) -> (batch, hidden): frames summed, weighted by a softmax over time."""
-        energies, values = self.energy(frames), point(frames, "v")
+    def forward(self, frames: Tensor, energies: Tensor | None = None) -> Tensor:
+        """(batch, time, hidden) -> (batch, hidden): frames summed, weighted by a softmax over time.
+
+        `energies` (batch, time, 1) are given where they are known already.
+        """
+        energies, values = self.energy(frames) if energies is None else energies, point(frames, "v")
         if isinstance(energies, GridTensor) and isinstance(values, GridTensor):
             grid = energies.sites.grid(energies.sites.next_site("attended"))
             scores = energies.payload.to(torch.int64).transpose(1, 2)
