@@ -30,6 +30,7 @@ NAMED = {new: old for old, new in RENAMED.items()}
 DISTILLED = {  # where distill's help differs
     "data": "Speech to train on: what eval takes as data. Under torchrun, all ranks train together.",
     "epochs": "Passes over the training set. [default: 150 for keywords, 20 for ASR]",
+    "batch_size": "Utterances of an update, over all ranks. [default: 64 for keywords, 32 for ASR]",
     "learning_rate": "The largest; a cosine brings it down. [default: 5e-3 for keywords, 5e-4 for ASR]",
     "distillation": "Weight of the teacher's output against the references, 0 to 1. [default: 0.9 for keywords, 0.7 for ASR]",
     "temperature": "Of the teacher's output. [default: 10 for keywords, 1 for ASR]",

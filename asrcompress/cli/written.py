@@ -37,9 +37,10 @@ def tell_written(written: WrittenArtifact, more: Iterable[str], *, way_out: str,
         say(f"removed what described the file before: {', '.join(path.name for path in written.removed)}")
     training = record.get("training")
     if training and training["num_updates"] and not training["best"]["update"]:
+        start = "the student as it began" if "distilled" in record["recipe"] else "the one-shot result"
         smaller = training["options"]["learning_rate"] / 3
         say(
-            f"note: no evaluation was better than the start, so {path} is the one-shot result; try --learning-rate {smaller:.0e}, or "
+            f"note: no evaluation was better than the start, so {path} is {start}; try --learning-rate {smaller:.0e}, or "
             "more --epochs"
         )
     for line in more:
