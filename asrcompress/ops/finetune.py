@@ -23,8 +23,9 @@ from asrcompress.ops.finetune_dev import DevelopmentSet
 from asrcompress.ops.learner import Learner
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import float_source
+from asrcompress.ops.teacher import Teacher
 from asrcompress.patterns import UNSTRUCTURED, keep_largest
-from asrcompress.training.attach import attach, freeze_noise, original_name, plain_name, read_plain, without_gradient
+from asrcompress.training.attach import attach, original_name, plain_name, read_plain, without_gradient
 from asrcompress.training.grid import TrainedWeight
 from asrcompress.training.masks import Chooser
 from asrcompress.training.parallel import Parallel, find_shards, watch_calls, whole
@@ -55,7 +56,7 @@ def finetune(
     config: FinetuneConfig,
     speech: Speech,
     *,
-    teacher: Source | None = None,
+    teacher: Source | Teacher | None = None,
     parallel: Parallel | None = None,
     state: TrainingState | None = None,
     sizes: Mapping[str, Tensor] | None = None,
@@ -69,7 +70,7 @@ def finetune(
         content: without grids of activations.
         config: options.
         speech: training and development set.
-        teacher: whose output is learned, too; `source` itself where None.
+        teacher: whose output is learned, too; `source` itself where None. A `Teacher` remembers, for the next student.
         parallel: this rank.
         state: where the training is saved, and goes on from.
         sizes: root mean square of each weight's inputs, (columns,) or (groups, columns), to choose masks by.
@@ -99,8 +100,8 @@ def finetune(
     _require_finite_start(model, source)
     if not parallel.is_sharded:  # else it need not fit
         model.to(device)
-    known = build_model(float_source(teacher or source), device=device).module if config.distillation else None
-    learner = Learner(source, model, freeze_noise(known).requires_grad_(False) if known else None, speech.train, config)
+    teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher or source)
+    learner = Learner(source, model, teacher.to(device) if config.wants_teacher else None, speech.train, config)
     first = next(position for position, length in enumerate(speech.train.lengths) if length)
     with watch_calls(model) as called:
         learner([first], 1.0, 0).backward()
@@ -136,7 +137,7 @@ def finetune(
     if state:
         state.load(trainer)
     trainer.run(evaluate, on_update=lambda progress: on_update(progress, total), on_evaluation=judged)
-    return Finetuned(current(), _record(config, trainer, speech, idle, teacher or source))
+    return Finetuned(current(), _record(config, trainer, speech, idle, teacher.source))
 
 
 def current_floats(content: ArtifactContent) -> dict[str, Tensor]:
@@ -272,7 +273,7 @@ def _record(
         "options": config.to_json(),
         "train": speech.train.describe(),
         "dev": speech.dev.describe(),
-        "teacher_sha256": teacher.sha256 if config.distillation else None,
+        "teacher_sha256": teacher.sha256 if config.wants_teacher else None,
         "num_updates": progress.update,
         "num_ranks": trainer.parallel.size,
         "metric": speech.dev.metric,

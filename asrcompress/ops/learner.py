@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.models.criterion import negative_log_likelihood
-from asrcompress.models.device import device_of
 from asrcompress.ops.finetune_config import FinetuneConfig
-from asrcompress.ops.finetune_data import Cache, TrainingSet
+from asrcompress.ops.finetune_data import TrainingSet
 from asrcompress.ops.load import Source
+from asrcompress.ops.teacher import Lesson, Teacher, require_pair
 from asrcompress.training.loss import distillation
-
-TEACHER_BYTES = 1 << 30
 
 
 class Learner(nn.Module):
-    """The model in training: its part of an update's loss."""
+    """The model in training: its part of an update's loss.
+
+    Args:
+        source: of the model that is trained.
+        model: float, with the weights to be stored in the places of its own.
+        teacher: of another size, perhaps; may be None where nothing is learned from one.
+        train: utterances or clips.
+        config: weights of the parts of the loss.
+
+    Raises:
+        AsrCompressError: the teacher hears or says other things than the student.
+    """
 
     def __init__(
-        self, source: Source, model: nn.Module, teacher: nn.Module | None, train: TrainingSet, config: FinetuneConfig
+        self, source: Source, model: nn.Module, teacher: Teacher | None, train: TrainingSet, config: FinetuneConfig
     ) -> None:
         super().__init__()
         self.model = model
-        self._source, self._train, self._config = source, train, config
-        self._teacher = [teacher]  # in a list: it is no part of what is trained
-        self._known = Cache(TEACHER_BYTES)
+        self._source, self._train, self._config, self._teacher = source, train, config, teacher
+        if teacher:
+            require_pair(teacher.source, source)
 
     def forward(self, positions: list[int], weight: float, update: int) -> Tensor:
         """`weight` x the sum over these utterances of their loss: references' and teacher's. `update`: the number of the update."""
@@ -40,25 +47,23 @@ class Learner(nn.Module):
         sums, counts = negative_log_likelihood(family, spec, found, targets)
         loss = sums.sum() * (1 - share)
         if share:
-            expected = [rows.to(found[0].device) for rows in self._expected(positions, features, targets)]
+            lessons = self._listen(features, targets)
+            self._require_steps(found, lessons)
+            expected = [lesson.log_probs.to(found[0].device) for lesson in lessons]
             tokens = [max(count, 1) for count in counts.tolist()]
             loss = loss + share * distillation(found, expected, tokens, temperature=self._config.temperature)
         # References too long for CTC have no loss; what has none still has a gradient, of 0.
         return (loss + sum(rows[:0].sum() for rows in found)) * weight
 
-    @torch.no_grad()
-    def _expected(self, positions: list[int], features: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
-        """The teacher's log-probabilities, kept where there is room.
+    def _listen(self, features: list[Tensor], targets: list[Tensor]) -> list[Lesson]:
+        assert self._teacher is not None  # noqa: S101 (there is one where its share is not 0)
+        return self._teacher.listen(features, targets, passing=bool(self._config.augment))
 
-        Of each utterance alone: what they are, to the last bit, depends neither on who else is in the batch, nor on what
-        was known before, so that a training that was stopped goes on as if it had not been.
-        """
-        teacher = self._teacher[0]
-        assert teacher is not None  # noqa: S101 (there is one where its share is not 0)
-
-        def compute(index: int) -> Tensor:
-            with torch.autocast(device_of(teacher).type, enabled=False):
-                rows = self._source.family.log_probs(self._source.spec, teacher, [features[index]], [targets[index]])
-            return rows[0].cpu()
-
-        return [self._known.get(position, partial(compute, index)) for index, position in enumerate(positions)]
+    def _require_steps(self, found: list[Tensor], lessons: list[Lesson]) -> None:
+        for ours, lesson in zip(found, lessons, strict=True):
+            if len(ours) != len(lesson.log_probs):
+                assert self._teacher is not None  # noqa: S101 (who gave the lesson)
+                raise AsrCompressError(
+                    f"{self._teacher.source.path}: makes {len(lesson.log_probs)} steps of speech that {self._source.path} makes "
+                    f"{len(ours)} of, and outputs are compared step by step; give a teacher that subsamples alike, or --distillation 0"
+                )

@@ -22,6 +22,7 @@ from asrcompress.ops.load import Source, build_model, load_model, open_source
 from asrcompress.ops.probe_data import read_probe_data
 from asrcompress.ops.quantize import quantize_source
 from asrcompress.ops.recipe import QuantizeConfig
+from asrcompress.ops.teacher import Teacher
 from asrcompress.patterns import UNSTRUCTURED, keep_largest
 from asrcompress.sparse import SparseWeight
 from asrcompress.training.attach import freeze_noise
@@ -285,9 +286,8 @@ def loss_of(source: Source, speech: Speech, share: float, temperature: float = 1
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.mul_(0.9)
-    teacher = freeze_noise(build_model(source).module)
     config = FinetuneConfig(distillation=share, temperature=temperature)
-    learner = Learner(source, freeze_noise(student), teacher if share else None, speech.train, config)
+    learner = Learner(source, freeze_noise(student), Teacher(source) if share else None, speech.train, config)
     with torch.no_grad():
         return float(learner([0, 3, 5], 0.5, 0))
 
