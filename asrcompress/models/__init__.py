@@ -22,7 +22,12 @@ asr: read_targets(spec, data_dir, references) -> ids that the criterion wants, i
                             for ctc. `data_dir` holds the SentencePiece model: targets.find_folder finds it
 ctc: blank_unit(spec)       the id of the blank
 optional, asr: search_method(beam), UNUSED_OPTIONS  what `eval` records of the search, and its options that mean nothing here
+STUDENT_OPTIONS             sizes that a student of the family may have, by name -> how many numbers each is (0: a list)
+student(spec, given, shrink) -> (ModelSpec of a student, all of its sizes): given ones, else the teacher's times shrink
+optional: initialise(module) draws what build() leaves as it is, or draws otherwise, where training starts anew
 keyword: scores(module, features) -> probability of the keyword, per clip
+optional, keyword: fit_clip(audio), quick_features(spec, audio), FRAMES_AXIS  clips of one length, which training speech may be shifted in;
+                            features up to rounding, for training; the axis of features that frames run along, where not the first
 keyword: stream(spec, module, window_s) -> the model on running audio: kws_stream.KeywordStream
 """
 

@@ -76,6 +76,26 @@ def log_mel(audio: np.ndarray, *, sample_rate_hz: int, num_mels: int, window: in
     return _mel_spectrogram(sample_rate_hz, num_mels, window, hop)(waveform).clamp(1e-9, 1e9).log()
 
 
+@cache
+def _window_and_filters(sample_rate_hz: int, num_mels: int, window: int, hop: int) -> tuple[Tensor, Tensor]:
+    """(window,), and (2 x bins, num_mels) that adds up squares of real and imaginary parts, which lie side by side."""
+    buffers = dict(_mel_spectrogram(sample_rate_hz, num_mels, window, hop).named_buffers())
+    return buffers["spectrogram.window"], buffers["mel_scale.fb"].repeat_interleave(2, dim=0)
+
+
+@torch.no_grad()
+def quick_log_mel(audio: np.ndarray, *, sample_rate_hz: int, num_mels: int, window: int, hop: int) -> Tensor:
+    """`log_mel` in half the time, up to rounding: the filters add up squares, without a root and a square in between.
+
+    For speech that is changed before every update; what is measured takes `log_mel`.
+    """
+    shape, filters = _window_and_filters(sample_rate_hz, num_mels, window, hop)
+    waveform = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
+    spectrum = torch.stft(waveform, window, hop, window=shape, return_complex=True)
+    squares = torch.view_as_real(spectrum.T).square_().flatten(1)
+    return (squares @ filters).clamp_(1e-9, 1e9).log_().T
+
+
 def same_length(features: list[Tensor]) -> list[list[int]]:
     """Positions of the utterances of each length, in order of the first of them."""
     groups: dict[int, list[int]] = {}

@@ -16,7 +16,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.models import ModelSpec
 from asrcompress.models.crnn import CRNN
 from asrcompress.models.device import device_of
-from asrcompress.models.features import log_mel
+from asrcompress.models.features import log_mel, quick_log_mel
 from asrcompress.models.sizes import shrink_width
 
 if TYPE_CHECKING:
@@ -101,9 +101,21 @@ def student(spec: ModelSpec, given: Mapping[str, Any], shrink: float | None) -> 
 
 def features(spec: ModelSpec, audio: np.ndarray) -> Tensor:
     """(samples,) -> log-mel (num_mels, frames) of one second, padded with zeros or cut at the end."""
+    num_mels = spec.config["num_mels"]
+    return log_mel(fit_clip(audio), sample_rate_hz=SAMPLE_RATE_HZ, num_mels=num_mels, window=WINDOW, hop=HOP)
+
+
+def quick_features(spec: ModelSpec, audio: np.ndarray) -> Tensor:
+    """The same in half the time, up to rounding."""
+    num_mels = spec.config["num_mels"]
+    return quick_log_mel(fit_clip(audio), sample_rate_hz=SAMPLE_RATE_HZ, num_mels=num_mels, window=WINDOW, hop=HOP)
+
+
+def fit_clip(audio: np.ndarray) -> np.ndarray:
+    """(samples,) -> one second, padded with zeros or cut at the end; always a copy."""
     clip = np.zeros(CLIP_SAMPLES, dtype=np.float32)
     clip[: min(len(audio), CLIP_SAMPLES)] = audio[:CLIP_SAMPLES]
-    return log_mel(clip, sample_rate_hz=SAMPLE_RATE_HZ, num_mels=spec.config["num_mels"], window=WINDOW, hop=HOP)
+    return clip
 
 
 def example_inputs(

@@ -140,7 +140,7 @@ def require_fit(augment: Augmentation, source: Source) -> None:
         raise AsrCompressError(
             f"--augment specaugment: {source.path} is a {source.spec.family}, which hears samples and has no bins to mask; leave it out"
         )
-    if augment.shift_ms and not hasattr(family, "CLIP_SAMPLES"):
+    if augment.shift_ms and not hasattr(family, "fit_clip"):
         raise AsrCompressError(
             f"--augment shift: would cut the ends off sentences, which {source.path} transcribes; leave it out"
         )
@@ -194,11 +194,9 @@ class _Augmented:
             return self._audio(self._others[beside])
 
         draws = draw(self._seed, position, update)
-        size = getattr(family, "CLIP_SAMPLES", len(audio))
-        clip = np.zeros(size, np.float32)
-        clip[: min(size, len(audio))] = audio[:size]
+        clip = family.fit_clip(audio) if hasattr(family, "fit_clip") else audio
         changed = self._augment.change_audio(clip, draws, sample_rate_hz=family.SAMPLE_RATE_HZ, other=other)
-        features = _features(self._source, changed)
+        features: Tensor = getattr(family, "quick_features", family.features)(self._source.spec, changed)
         if self._augment.mask:
             frames_axis = getattr(family, "FRAMES_AXIS", 0)
             self._augment.change_features(features.numpy(), draws, frames_axis=frames_axis)
@@ -210,7 +208,7 @@ class _Augmented:
             return _narrow(read_audio(self._files[position], sample_rate_hz=rate))
 
         kept = self._cache.get(position, make).numpy()
-        samples: Samples = kept.astype(np.float32) / np.float32(2**15) if kept.dtype == np.int16 else kept
+        samples: Samples = kept * np.float32(2**-15) if kept.dtype == np.int16 else kept
         return samples
 
 

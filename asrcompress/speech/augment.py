@@ -91,7 +91,7 @@ class Augmentation:
         """Mask (frames, bins), or (bins, frames) where `frames_axis` is 1, in place."""
         if not self.mask or not features.size:
             return
-        frames = np.moveaxis(features, frames_axis, 0)
+        frames = features.T if frames_axis else features
         mean = features.mean()
         first, last = _span(self.mask[0], frames.shape[1], draws.bins_width, draws.bins_start)
         frames[:, first:last] = mean
@@ -158,9 +158,8 @@ def shift(audio: Samples, by: int) -> Samples:
 def cut(samples: Samples, start: float, length: int) -> Samples:
     """`length` samples from `start`, a share of all; from the beginning again after the end."""
     first = int(start * len(samples))
-    if first + length <= len(samples):
-        return samples[first : first + length]
-    return np.take(samples, np.arange(first, first + length), mode="wrap")
+    found = samples[first : first + length]
+    return found if len(found) == length else np.concatenate([found, np.resize(samples, length - len(found))])
 
 
 def mix(audio: Samples, noise: Samples, snr_db: float) -> None:
