@@ -7,7 +7,7 @@ Students are made by student.py and trained by the loop that fine-tunes compress
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from asrcompress.ops.load import Source, open_source
 from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.sites import find_sites
 from asrcompress.ops.student import Student, make_student
+from asrcompress.ops.teacher import Teacher
 from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_artifact
 
 # Options of training where none is given, by task: a student starts far from its end, and keyword clips are few.
@@ -78,6 +79,7 @@ def distill(
     for output in outputs:
         job.check(teacher, output, ranks)
     material = job.read(teacher, data_dir=data_dir, trust=trust, teacher=teacher)
+    material = replace(material, shared=Teacher(teacher, is_shared=len(students) > 1))
     written = []
     for student, output in zip(students, outputs, strict=True):
         if ranks.rank == 0:

@@ -24,6 +24,7 @@ from asrcompress.ops.finetune_dev import DevelopmentSet
 from asrcompress.ops.load import Source, build_model, open_source
 from asrcompress.ops.probe_data import read_probe_data
 from asrcompress.ops.ranks import Ranks
+from asrcompress.ops.teacher import Teacher
 from asrcompress.ops.write import WrittenArtifact
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.speech.augment import parse_augment
@@ -47,10 +48,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Material:
-    """What a training is made of, which several can share."""
+    """What a training is made of, which several can share. shared: the teacher with what it said to the students before."""
 
     speech: Speech
     teacher: Source | None
+    shared: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class FinetuneJob:
         with self._parallel(ranks) as parallel:
             try:
                 tuned = finetune(
-                    source, content, self.config, material.speech, teacher=teacher, parallel=parallel, state=state,
+                    source, content, self.config, material.speech, teacher=material.shared or teacher, parallel=parallel, state=state,
                     sizes=sizes, on_update=on_update, on_evaluation=on_evaluation,
                 )  # fmt: skip
                 return tuned, dev
@@ -165,7 +167,8 @@ class FinetuneJob:
         """
         teacher = teacher or self._teacher(source, data_dir, trust)
         train = read_training_set(
-            source, self.train, augment=parse_augment(self.config.augment), seed=self.config.seed, limit=self.config.limit, split=self.finetune_split, keyword=self.keyword,
+            source, self.train, augment=parse_augment(self.config.augment), seed=self.config.seed,
+            limit=self.config.limit, split=self.finetune_split, keyword=self.keyword,
             audio_root=self.audio_root, data_dir=data_dir, progress=self.report.reading,
         )  # fmt: skip
         dev = DevelopmentSet(

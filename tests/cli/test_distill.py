@@ -174,7 +174,7 @@ def test_help_says_the_defaults_that_hold(run: Run) -> None:
     for task, words in (("keyword", "for keywords"), ("asr", "for ASR")):
         for name in ("epochs", "learning_rate", "distillation", "temperature", "evaluations", "batch_size"):
             value = DEFAULTS[task].get(name, getattr(FinetuneConfig(), name))
-            option = text.split(f"--{name.replace('_', '-')} ")[1].split("]")[0]
+            option = text.split(f"--{name.replace('_', '-')} <")[1].split("]")[0]
             said = {
                 part.split(" for ")[1].rstrip(")"): part.split(" for ")[0]
                 for part in option.split("[default: ")[1].split(", ")
