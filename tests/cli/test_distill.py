@@ -146,7 +146,7 @@ def failed(run: Run, *arguments: object) -> str:
             "-o s.safetensors: is given twice",
         ),
         ((TEACHER, "--data", CLIPS, "--student", STUDENT, "-o", "s.pt"), "-o s.pt: the artifact is a safetensors file"),
-        ((TEACHER, "--data", CLIPS, "--student", "s2t_transformer", "-o", "s.safetensors"), "a student is of its teacher's family"),
+        ((TEACHER, "--data", CLIPS, "--student", "s2t_transformer", "-o", "s.safetensors"), "and so is its student"),
         ((TEACHER, "--data", CLIPS, "--student", STUDENT, "--augment", "echo", "-o", "s.safetensors"), "--augment echo: is unknown"),
         ((TEACHER, "--data", "none.tsv", "--student", STUDENT, "-o", "s.safetensors"), "none.tsv: no such file"),
         ((SPEECH / "checkpoint_best.pt", "--data", SPEECH / "dev.tsv", "--shrink", 0.5, "-o", "s.safetensors"), "needs --dev"),
