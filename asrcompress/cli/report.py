@@ -54,6 +54,16 @@ def report(
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all metrics as CSV.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write all metrics and gates as JSON.")] = None,
     svg: Annotated[Path | None, typer.Option("--svg", help="Write a sensitivity table's heat map as SVG.")] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            "--plots", metavar="FOLDER", help="Write the pictures of the HTML page as SVG files into a folder."
+        ),
+    ] = None,
+    history_csv: Annotated[
+        Path | None,
+        typer.Option("--history-csv", help="Write the history of all trainings as CSV, a line per evaluation."),
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", help="Mark in a sensitivity table what this plan (.toml) chooses.")
     ] = None,
@@ -61,8 +71,9 @@ def report(
 ) -> None:
     """Compare models by their sidecars, and gate them; or show one sensitivity table. Needs no torch.
 
-    A file that was fine-tuned is marked where its own sidecar (small.safetensors.json) is among those given, and --html
-    draws the training.
+    --html draws quality against bytes and against MACs (known from analyze's sidecars), the baseline marked, and the Pareto
+    front. A file that was trained is marked where its own sidecar (small.safetensors.json) is among those given, and --html
+    draws the training. --plots writes the same pictures as files.
 
     Exit code 0: every gate passed; 1: a gate failed; 2: a metric was not measured, runs are not comparable, or an
     input is wrong.
@@ -81,13 +92,21 @@ def report(
 
     requirements = [gate.parse(text) for text in require or []]
     paths = _paths(sidecars or [])
-    outputs = {"html": html, "junit": junit, "markdown": markdown, "csv": csv, "json": json, "svg": svg}
+    outputs = {"html": html, "junit": junit, "markdown": markdown, "csv": csv, "json": json, "svg": svg,
+               "history_csv": history_csv}  # fmt: skip
     chosen = {name: path for name, path in outputs.items() if path is not None}
-    check_outputs(chosen.values(), [*paths, *(baseline or []), *([plan] if plan else [])], force=force)
+    inputs = [*paths, *(baseline or []), *([plan] if plan else [])]
+    check_outputs(chosen.values(), inputs, force=force)
     given = [read(path) for path in paths]
     tables = [sidecar for sidecar in given if sidecar.kind == "sensitivity"]
     if tables and len(given) == 1:
-        unfit = {"--baseline": baseline, "--require": require, "--junit": junit}
+        unfit = {
+            "--baseline": baseline,
+            "--require": require,
+            "--junit": junit,
+            "--plots": plots,
+            "--history-csv": history_csv,
+        }
         _show_sensitivity(tables[0], chosen, text_format, plan, [name for name, value in unfit.items() if value], force)
         return
     if (svg or plan) and not tables:
@@ -97,7 +116,13 @@ def report(
         )
     built = build_report(given, [read(path) for path in baseline or []], requirements)
 
+    if history_csv and not any(row.training for row in built.rows):
+        raise AsrCompressError(
+            f"--history-csv {history_csv}: no sidecar tells of a training; give those beside the trained files (x.safetensors.json)"
+        )
     texts = {path: formats.render(name, built) for name, path in chosen.items()}
+    if plots is not None:
+        texts |= _plots(built, plots, [*inputs, *chosen.values()], force)
     shown = _table(built) if text_format == "table" else formats.render(text_format, built)
     _write(texts, force)
     _print(shown)
@@ -167,6 +192,26 @@ def _stdin_paths() -> list[Path]:
             "stdin is not text; pipe the paths of sidecars, one a line, not a file's bytes"
         ) from None
     return [Path(line.strip()) for line in lines if line.strip()]
+
+
+def _plots(built: Report, folder: Path, taken: list[Path], force: bool) -> dict[Path, str]:
+    """What goes into which file of a folder, which is made where there is none. `taken`: no picture may be one of these."""
+    from asrcompress.files import check_outputs
+    from asrcompress.report.svg_file import svg_files
+
+    files = {folder / name: text for name, text in svg_files(built).items()}
+    if not files:
+        raise AsrCompressError(
+            "--plots: nothing to draw; give sidecars of eval, or of files that were trained, or leave --plots out"
+        )
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise AsrCompressError(
+            f"{folder}: cannot be a folder for pictures: {error.strerror or error}; name another for --plots"
+        ) from error
+    check_outputs(files, taken, force=force)
+    return files
 
 
 def _write(texts: dict[Path, str], force: bool) -> None:

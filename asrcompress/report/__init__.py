@@ -23,6 +23,7 @@ FORMATS = {
     "csv": "asrcompress.report.csv",
     "html": "asrcompress.report.html",
     "junit": "asrcompress.report.junit",
+    "history_csv": "asrcompress.report.training_csv",
 }
 # Of a sensitivity table: `render(found: Sensitivity, chosen: Mapping[str, str | None] | None) -> str`.
 SENSITIVITY_FORMATS = {

@@ -7,6 +7,7 @@ that the order survives grey printing and every kind of colour vision.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +24,34 @@ THEMES = {
     "dark": {"page": "#14171b", "text": "#e6e9ee", "quiet": "#9aa4b1", "line": "#343b44", "soft": "#1d2228", "accent": "#7dd3fc",
              "first": "#7aa7ff", "second": "#f5a73c", "third": "#4ade80"},
 }  # fmt: skip
+# The variables of a page that has several kinds of pictures; a file of its own has their values instead.
+PAGE = {
+    "light": {"page": "#fff", "text": "#1b1f24", "quiet": "#5b6470", "line": "#d9dee4", "soft": "#f4f6f8", "accent": "#2563eb",
+              "good": "#15803d", "bad": "#c81e1e", "warn": "#a16207", "good-soft": "#dcfce7", "bad-soft": "#fee2e2", "warn-soft": "#fef3c7",
+              "series-1": "#2563eb", "series-2": "#b45309", "series-3": "#15803d", "series-4": "#9333ea", "series-5": "#be185d",
+              "series-6": "#0e7490"},
+    "dark": {"page": "#14171b", "text": "#e6e9ee", "quiet": "#9aa4b1", "line": "#343b44", "soft": "#1d2228", "accent": "#7aa7ff",
+             "good": "#4ade80", "bad": "#f87171", "warn": "#facc15", "good-soft": "#12351f", "bad-soft": "#431a1a", "warn-soft": "#3d3108",
+             "series-1": "#7aa7ff", "series-2": "#f5a73c", "series-3": "#4ade80", "series-4": "#c99bff", "series-5": "#f77fb8",
+             "series-6": "#56cfe1"},
+}  # fmt: skip
+DARK = "@media (prefers-color-scheme: dark)"
+
+
+def page_variables() -> str:
+    """CSS: the colours of a page as variables, light or dark as the reader's page is."""
+    light, dark = (" ".join(f"--{name}: {colour};" for name, colour in PAGE[theme].items()) for theme in PAGE)
+    return f":root {{ color-scheme: light dark; {light} }}\n{DARK} {{ :root {{ {dark} }} }}\n"
+
+
+def without_variables(style: str) -> str:
+    """A style sheet that names colours as `var(--quiet)`, with the colours themselves: first light, then dark."""
+    light, dark = (_named(style, colours) for colours in PAGE.values())
+    return f"{light}\n{DARK} {{ {dark} }}\n"
+
+
+def _named(style: str, colours: dict[str, str]) -> str:
+    return re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: colours[match[1]], style)
 
 
 def steps(theme: str) -> list[str]:

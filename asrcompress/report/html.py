@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from html import escape
 
-from asrcompress.report.rows import QUALITY_METRICS, Report, Row, columns, printable, training_note
+from asrcompress.report.colours import page_variables
+from asrcompress.report.rows import Report, Row, columns, printable, training_note
 from asrcompress.report.svg import STYLE as PLOT_STYLE
-from asrcompress.report.svg import Point, plot
+from asrcompress.report.tradeoff import pictures
 from asrcompress.report.training_plot import STYLE as TRAINING_STYLE
 from asrcompress.report.training_plot import training_plot
 from asrcompress.report.training_rows import Training, describe
 
 STATUS = {"passed": "✓ passed", "failed": "✗ failed", "error": "! not measured"}
-TITLES = {"wer": "word error rate (wer)", "au_fa_fr": "area under FA/FR (au_fa_fr)"}
-PAGE_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --quiet: #5b6470; --line: #d9dee4; --soft: #f4f6f8;
-  --accent: #2563eb; --good: #15803d; --bad: #c81e1e; --warn: #a16207; --good-soft: #dcfce7; --bad-soft: #fee2e2;
-  --warn-soft: #fef3c7; }
-@media (prefers-color-scheme: dark) { :root { --page: #14171b; --text: #e6e9ee; --quiet: #9aa4b1; --line: #343b44;
-  --soft: #1d2228; --accent: #7aa7ff; --good: #4ade80; --bad: #f87171; --warn: #facc15; --good-soft: #12351f;
-  --bad-soft: #431a1a; --warn-soft: #3d3108; } }
+PAGE_STYLE = (
+    page_variables()
+    + """\
 body { margin: 0 auto; padding: 28px 24px 48px; max-width: 1040px; background: var(--page); color: var(--text);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 32px 0 10px; }
@@ -41,14 +37,15 @@ td.number, th.number { text-align: right; white-space: nowrap; } tbody th { font
 td.label { overflow-wrap: anywhere; min-width: 180px; } .baseline-row > * { background: var(--soft); }
 .numbers th:first-child, .numbers td { white-space: nowrap; }
 code { font: 13px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+svg { width: 100%; height: auto; display: block; } figure { margin: 0; }
 p.quiet, ul { color: var(--quiet); font-size: 14px; } ul { padding-left: 20px; }
 @media print { .scroll { overflow: visible; border: 0; } body { max-width: none; } }
 """
+)
 
 
 def render(report: Report) -> str:
     """A whole HTML document."""
-    plots = [part for name in QUALITY_METRICS for part in _plot(name, report)]
     gates, notes = _gates(report), _notes(report)
     return "\n".join(
         [
@@ -57,7 +54,7 @@ def render(report: Report) -> str:
             f"<title>asrcompress report</title>\n<style>{PAGE_STYLE}{PLOT_STYLE}{TRAINING_STYLE}</style>\n</head>\n<body>",
             f"<h1>asrcompress report{_verdict(report)}</h1>",
             *gates,
-            *plots,
+            *_figures(report),
             *_fine_tuning(report),
             *_numbers(report),
             *notes,
@@ -88,33 +85,12 @@ def _gates(report: Report) -> list[str]:
     return ["<h2>Gates</h2>", f'<div class="scroll"><table>{head}<tbody>', *rows, "</tbody></table></div>"]
 
 
-def _plot(name: str, report: Report) -> list[str]:
-    points = [_point(name, row, report) for row in report.rows if name in row.values and _size(row)]
-    if not points:
-        return []
-    caption = "Lower and further left is better. "
-    if any(point.style in ("passed", "failed") for point in points):
-        caption += "Green models passed their gates, red ones failed one. "
-    if any(point.low is not None for point in points):
-        caption += "Bars are confidence intervals of the test set. "
-    if any(point.style == "baseline" for point in points):
-        caption += "The diamond is the baseline, the dashed line its quality, the band its interval. "
-    caption += "Sizes are the model's own bytes: optimizer state in a training checkpoint is not counted."
-    figure = plot(points, "size of the model", TITLES[name])
-    title = f"<h2>Size against {TITLES[name]}</h2>"
-    return [title, f'<figure>{figure}<figcaption><p class="quiet">{caption}</p></figcaption></figure>']
-
-
-def _size(row: Row) -> float:
-    return row.values.get("model_size_bytes") or row.values["size_bytes"]
-
-
-def _point(name: str, row: Row, report: Report) -> Point:
-    statuses = [result.status for result in report.results if result.label == row.label]
-    worst = next((status for status in ("error", "failed", "passed") if status in statuses), "plain")
-    interval = row.interval(name) or {}
-    style = "baseline" if row.is_baseline else worst
-    return Point(row.label, _size(row), row.values[name], interval.get("low"), interval.get("high"), style)
+def _figures(report: Report) -> list[str]:
+    parts = []
+    for picture in pictures(report):
+        caption = f'<figcaption><p class="quiet">{_text(picture.caption)}</p></figcaption>'
+        parts += [f"<h2>{_text(picture.title)}</h2>", f"<figure>{picture.svg}{caption}</figure>"]
+    return parts
 
 
 def _fine_tuning(report: Report) -> list[str]:

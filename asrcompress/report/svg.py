@@ -19,7 +19,6 @@ LONGEST_LABEL = 44
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # For a page or a file that says what the colours are.
 STYLE = """
-svg { width: 100%; height: auto; display: block; } figure { margin: 0; }
 svg text { fill: var(--text); font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 svg .tick { fill: var(--quiet); } svg .title { font-size: 13px; fill: var(--quiet); }
 svg .label { paint-order: stroke; stroke: var(--page); stroke-width: 4px; stroke-linejoin: round; }
@@ -30,7 +29,7 @@ svg path { fill: none; } .grid { stroke: var(--line); stroke-width: 0.7; } .fram
 .whisker.passed { stroke: var(--good); } .whisker.failed { stroke: var(--bad); } .whisker.error { stroke: var(--warn); }
 svg .marker { fill: var(--accent); stroke: var(--page); stroke-width: 1.5; } svg .marker.baseline { fill: var(--quiet); }
 svg .marker.passed { fill: var(--good); } svg .marker.failed { fill: var(--bad); } svg .marker.error { fill: var(--warn); }
-svg .marker.edge { fill: var(--page); stroke: var(--accent); } .front { stroke: var(--accent); stroke-width: 1.4; opacity: 0.6; }
+svg .marker.edge { fill: var(--page); stroke: var(--accent); } .front { stroke: var(--text); stroke-width: 1.2; opacity: 0.65; }
 """
 
 
@@ -116,7 +115,11 @@ def plot(
     whiskers = [_whisker(point, x, y_axis) for point, (x, _) in zip(points, places, strict=True)]
     parts += [whisker for whisker in whiskers if whisker]
     on_edge = [point.y < y_axis.least for point in points]
-    parts += [_marker(point, x, y, x_text, edge) for point, (x, y), edge in zip(points, places, on_edge, strict=True)]
+    markers = [_marker(point, x, y, x_text, edge) for point, (x, y), edge in zip(points, places, on_edge, strict=True)]
+    is_last = [point.style == "baseline" for point in points]  # over those at the same place
+    parts += [
+        mark for last in (False, True) for mark, goes_last in zip(markers, is_last, strict=True) if goes_last == last
+    ]
     obstacles = _obstacles(points, places, y_axis)
     parts += _labels(points, places, [*obstacles, *(box for each in steps for box in _stair_boxes(each))])
     return "\n".join([*parts, "</svg>"])
@@ -210,13 +213,16 @@ def count_text(value: float) -> str:
     return f"{value:.4g}"
 
 
-def tick_text(value: float) -> str:
-    """A number for a tick: 0.05, 2,500; below a thousandth as 5·10⁻⁵."""
-    if value == 0 or not 0 < abs(value) < 9.99e-4:
-        return f"{value:.4g}"
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """Numbers for the ticks of one axis, all written alike: 0.05, 0.1; where some lie below a thousandth, 5·10⁻⁴, 10⁻³."""
+    small = any(0 < abs(tick) < 9.99e-4 for tick in ticks)
+    return [_power_text(tick) if small and tick else f"{tick:.4g}" for tick in ticks]
+
+
+def _power_text(value: float) -> str:
     factor, _, power = f"{value:.3e}".partition("e")
     text = f"{float(factor):g}·10{str(int(power)).translate(SUPERSCRIPTS)}"
-    return text.removeprefix("1·")
+    return text.removeprefix("1·").removesuffix("·10⁰")
 
 
 # ---------------------------------------------------------------- drawing
@@ -224,12 +230,10 @@ def tick_text(value: float) -> str:
 
 def _grid(x_axis: Axis, y_axis: Axis, x_title: str, y_title: str, x_text: Callable[[float], str]) -> list[str]:
     parts = []
-    for tick in y_axis.ticks:
+    for tick, text in zip(y_axis.ticks, tick_texts(y_axis.ticks), strict=True):
         y = y_axis.place(tick)
         parts.append(f'<path class="grid" d="M{AREA.left} {y:.1f}H{AREA.right}"/>')
-        parts.append(
-            f'<text class="tick" x="{AREA.left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>'
-        )
+        parts.append(f'<text class="tick" x="{AREA.left - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     for tick in x_axis.ticks:
         x = x_axis.place(tick)
         parts.append(f'<path class="grid" d="M{x:.1f} {AREA.top}V{AREA.bottom}"/>')

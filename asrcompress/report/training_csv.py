@@ -7,7 +7,15 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from asrcompress.report.rows import Report
+
 FIRST = ("update", "epoch", "learning_rate", "metric", "loss", "training_loss", "mask_divergence")
+
+
+def render(report: Report) -> str:
+    """The histories of all models of a report; one that was evaluated twice is two rows of it and has its history once."""
+    trained = [s for row in report.rows for s in row.measured.sidecars if s.record.get("training")]
+    return history_csv(*{sidecar.sha256: sidecar.record for sidecar in trained}.values())
 
 
 def history_csv(*records: dict[str, Any]) -> str:

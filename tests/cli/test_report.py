@@ -267,3 +267,38 @@ def test_on_a_terminal_the_numbers_fit_and_verdicts_are_coloured(folder, width):
     assert all(len(line.replace("\x1b[1m", "").replace("\x1b[0m", "")) <= width for line in table.splitlines())
     assert "ratio.model_size_bytes" in table
     assert b"\x1b[31mFAIL" in output
+
+
+def test_plots_are_files_in_a_folder_that_is_made(report, folder):
+    done = report(INT8, "checkpoint_best.int8.safetensors.analyze.json", "--baseline", FLOAT, "--plots", "pictures")
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert names == ["wer-against-macs.svg", "wer-against-size_bytes.svg"]
+    for name in names:
+        ElementTree.parse(folder / "pictures" / name)
+    again = report(INT8, "--plots", "pictures")
+    assert "exists already" in error_line(again)
+    assert report(INT8, "--plots", "pictures", "--force").returncode == 0
+
+
+def test_plots_that_cannot_be_are_refused_before_anything_is_written(report, folder):
+    done = report("checkpoint_best.int8.safetensors.analyze.json", "--plots", "none", "--csv", "r.csv")
+    assert "nothing to draw" in error_line(done)
+    done = report(INT8, "--plots", FLOAT, "--csv", "r.csv")
+    assert "cannot be a folder for pictures" in error_line(done)
+    done = report(TABLE, "--plots", "none")
+    assert "leave out --plots" in error_line(done)
+    assert not (folder / "none").exists()
+    assert not (folder / "r.csv").exists()
+
+
+def test_the_history_of_a_training_is_csv(report, folder):
+    from tests.fixtures.training_records import LINES, tuned_record
+
+    (folder / "small.safetensors.json").write_text(json.dumps(tuned_record()))
+    done = report("small.safetensors.json", "--history-csv", "h.csv")
+    assert done.returncode == 0, done.stderr
+    assert len((folder / "h.csv").read_text().splitlines()) == 1 + len(LINES)
+    done = report(INT8, "--history-csv", "other.csv")
+    assert "no sidecar tells of a training" in error_line(done)
+    assert not (folder / "other.csv").exists()
