@@ -117,6 +117,7 @@ def finetune(
         parallel=parallel,
         sampling=speech.train.weights(config.positive_share),
         blocks=find_shards(learner, called),
+        take_parts=learner.take_parts,
     )
     total = trainer.config.num_updates
 
@@ -137,7 +138,8 @@ def finetune(
     if state:
         state.load(trainer)
     trainer.run(evaluate, on_update=lambda progress: on_update(progress, total), on_evaluation=judged)
-    return Finetuned(current(), _record(config, trainer, speech, idle, teacher.source))
+    layers = {"layers": learner.describe()} if learner.imitation else {}
+    return Finetuned(current(), _record(config, trainer, speech, idle, teacher.source) | layers)
 
 
 def current_floats(content: ArtifactContent) -> dict[str, Tensor]:

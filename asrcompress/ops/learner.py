@@ -1,7 +1,10 @@
-"""The model in training: its part of an update's loss. What is learned from a teacher is in here; the loop is training/trainer.py's."""
+"""The model in training: its part of an update's loss, and what that is made of. The loop is training/trainer.py's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -10,12 +13,17 @@ from asrcompress.models.criterion import negative_log_likelihood
 from asrcompress.ops.finetune_config import FinetuneConfig
 from asrcompress.ops.finetune_data import TrainingSet
 from asrcompress.ops.load import Source
-from asrcompress.ops.teacher import Lesson, Teacher, require_pair
+from asrcompress.ops.teacher import Lesson, Teacher, frames_of, require_pair
+from asrcompress.training.imitation import Imitation
 from asrcompress.training.loss import distillation
+from asrcompress.training.watch import Seen, watch
 
 
 class Learner(nn.Module):
     """The model in training: its part of an update's loss.
+
+    The loss of an utterance is (1 - distillation) x `references` + distillation x `output` + attention_loss x `attention` +
+    hidden_loss x `hidden`; each of these parts is as large as the utterance has tokens.
 
     Args:
         source: of the model that is trained.
@@ -25,7 +33,7 @@ class Learner(nn.Module):
         config: weights of the parts of the loss.
 
     Raises:
-        AsrCompressError: the teacher hears or says other things than the student.
+        AsrCompressError: the teacher hears or says other things than the student, or their layers cannot be compared.
     """
 
     def __init__(
@@ -34,30 +42,90 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self._source, self._train, self._config, self._teacher = source, train, config, teacher
+        self._maps, self._outputs = bool(config.attention_loss), bool(config.hidden_loss)
+        self._parts: dict[str, Tensor] = {}
         if teacher:
             require_pair(teacher.source, source)
+        self.imitation = self._imitate() if self._maps or self._outputs else None
 
     def forward(self, positions: list[int], weight: float, update: int) -> Tensor:
         """`weight` x the sum over these utterances of their loss: references' and teacher's. `update`: the number of the update."""
-        family, spec, share = self._source.family, self._source.spec, self._config.distillation
-        features = [self._train.read(position) for position in positions]
+        config = self._config
+        features = [self._train.read(position, update) for position in positions]
         targets = [self._train.targets[position] for position in positions]
         with parametrize.cached():  # a weight that is asked for twice is made once
-            found = [rows.float() for rows in family.log_probs(spec, self.model, features, targets)]
-        sums, counts = negative_log_likelihood(family, spec, found, targets)
-        loss = sums.sum() * (1 - share)
-        if share:
+            found, seen = self._run(features, targets)
+        sums, counts = negative_log_likelihood(self._source.family, self._source.spec, found, targets)
+        parts = {"references": sums.sum()}
+        loss = parts["references"] * (1 - config.distillation)
+        if config.distillation or self.imitation:
             lessons = self._listen(features, targets)
+            tokens = [max(count, 1) for count in counts.tolist()]
+        if config.distillation:
             self._require_steps(found, lessons)
             expected = [lesson.log_probs.to(found[0].device) for lesson in lessons]
-            tokens = [max(count, 1) for count in counts.tolist()]
-            loss = loss + share * distillation(found, expected, tokens, temperature=self._config.temperature)
+            parts["output"] = distillation(found, expected, tokens, temperature=config.temperature)
+            loss = loss + config.distillation * parts["output"]
+        if self.imitation:
+            parts |= self._compare(seen, lessons, tokens)
+            for name, share in (("attention", config.attention_loss), ("hidden", config.hidden_loss)):
+                loss = loss + share * parts[name] if share else loss
+        for name, part in parts.items():
+            self._parts[name] = self._parts.get(name, 0) + part.detach() * weight
         # References too long for CTC have no loss; what has none still has a gradient, of 0.
         return (loss + sum(rows[:0].sum() for rows in found)) * weight
 
+    def take_parts(self) -> dict[str, float]:
+        """The parts of the loss since they were last taken: each a sum over calls, without its share in the loss."""
+        taken = {name: float(part) for name, part in self._parts.items()}
+        self._parts.clear()
+        return taken
+
+    def describe(self) -> dict[str, list[list[object]]] | None:
+        """Which layers learn from which, for a sidecar; None where none do."""
+        return self.imitation.describe() if self.imitation else None
+
+    def _run(self, features: list[Tensor], targets: list[Tensor]) -> tuple[list[Tensor], Seen]:
+        with watch(self.model, maps=self._maps, outputs=self._outputs) as seen:
+            rows = self._source.family.log_probs(self._source.spec, self.model, features, targets)
+        return [values.float() for values in rows], seen
+
     def _listen(self, features: list[Tensor], targets: list[Tensor]) -> list[Lesson]:
-        assert self._teacher is not None  # noqa: S101 (there is one where its share is not 0)
-        return self._teacher.listen(features, targets, passing=bool(self._config.augment))
+        assert self._teacher is not None  # noqa: S101 (there is one where something is learned from it)
+        return self._teacher.listen(
+            features, targets, passing=bool(self._config.augment), maps=self._maps, outputs=self._outputs
+        )
+
+    @torch.no_grad()
+    def _imitate(self) -> Imitation:
+        """Layers that learn from the teacher's, found in the longest utterance: there, lengths that differ do so most."""
+        lengths = self._train.lengths
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        heard = [self._train.read(longest)], [self._train.targets[longest]]
+        found, seen = self._run(*heard)
+        own = seen.of(0, frames_of(self._source.family, found[0]))
+        for name, wanted, layers in (("attention", self._maps, own.maps), ("hidden", self._outputs, own.outputs)):
+            if wanted and not layers:
+                raise AsrCompressError(f"{self._source.path}: has no layers to compare by --{name}-loss; leave it out")
+        try:
+            return Imitation(own, self._listen(*heard)[0].layers, self._config.seed)
+        except ValueError as error:
+            raise self._unlike(error) from error
+
+    def _compare(self, seen: Seen, lessons: Sequence[Lesson], tokens: list[int]) -> dict[str, Tensor]:
+        assert self.imitation is not None  # noqa: S101 (asked for only where there is one)
+        try:
+            parts: dict[str, Tensor] = self.imitation(seen, [lesson.layers for lesson in lessons], tokens)
+        except ValueError as error:
+            raise self._unlike(error) from error
+        return parts
+
+    def _unlike(self, error: ValueError) -> AsrCompressError:
+        assert self._teacher is not None  # noqa: S101 (who was compared with)
+        return AsrCompressError(
+            f"{self._source.path}: cannot learn layer by layer from {self._teacher.source.path}: {error}; give it the teacher's kernels "
+            "and strides, or leave out --attention-loss and --hidden-loss"
+        )
 
     def _require_steps(self, found: list[Tensor], lessons: list[Lesson]) -> None:
         for ours, lesson in zip(found, lessons, strict=True):

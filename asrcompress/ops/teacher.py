@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.models.criterion import CTC
 from asrcompress.models.device import device_of
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import float_source
 from asrcompress.training.attach import freeze_noise
+from asrcompress.training.watch import Seen, watch
 
 CACHE_BYTES = 1 << 30
 LESSON_BYTES = 1 << 9  # that a lesson takes besides its values
@@ -27,14 +30,15 @@ SHARED = ("front_end", "num_mels", "num_classes", "text_units", "blank")
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher makes of one utterance, in CPU memory. log_probs: (steps, vocabulary)."""
+    """What a teacher makes of one utterance, in CPU memory. log_probs: (steps, vocabulary). layers: what was watched of them."""
 
     log_probs: Tensor
+    layers: Seen
 
     @property
     def size_bytes(self) -> int:
         """Memory that it takes."""
-        return LESSON_BYTES + self.log_probs.nbytes
+        return LESSON_BYTES + sum(tensor.nbytes for tensor in (self.log_probs, *self.layers.tensors))
 
 
 class Teacher:
@@ -66,7 +70,15 @@ class Teacher:
         return self
 
     @torch.no_grad()
-    def listen(self, features: Sequence[Tensor], targets: Sequence[Tensor], *, passing: bool = False) -> list[Lesson]:
+    def listen(
+        self,
+        features: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        *,
+        passing: bool = False,
+        maps: bool = False,
+        outputs: bool = False,
+    ) -> list[Lesson]:
         """What it makes of each utterance.
 
         Utterances run alone: what is made of them, to the last bit, then depends neither on who else is in the batch nor on
@@ -77,32 +89,48 @@ class Teacher:
             features: as the family's `features` gives them, or changed by an augmentation.
             targets: (tokens,) each, which a decoder is told one after the other.
             passing: they will not be heard again in this training, as what an augmentation changes in every update.
+            maps: of attention, too.
+            outputs: of layers, too.
         """
         groups = [[index] for index in range(len(features))]
         if passing and len({rows.shape for rows in features}) == 1:
             groups = [list(range(len(features)))]
-        keys = [_key(*pair) for pair in zip(features, targets, strict=True)]
+        keys = [_key(rows, target, maps, outputs) for rows, target in zip(features, targets, strict=True)]
         found: dict[int, Lesson] = {}
         for group in groups:
             if all(keys[index] in self._kept for index in group):
                 found |= {index: self._kept[keys[index]] for index in group}
                 continue
-            made = self._compute([features[index] for index in group], [targets[index] for index in group])
+            heard = [features[index] for index in group], [targets[index] for index in group]
+            made = self._compute(*heard, maps=maps, outputs=outputs)
             for index, lesson in zip(group, made, strict=True):
                 found[index] = lesson
                 if self.is_shared or not passing:
                     self._keep(keys[index], lesson)
         return [found[index] for index in range(len(features))]
 
-    def _compute(self, features: list[Tensor], targets: list[Tensor]) -> list[Lesson]:
-        module = self.module
-        with torch.autocast(device_of(module).type, enabled=False):
-            rows = self.source.family.log_probs(self.source.spec, module, features, targets)
-        return [Lesson(values.cpu()) for values in rows]
+    def _compute(self, features: list[Tensor], targets: list[Tensor], *, maps: bool, outputs: bool) -> list[Lesson]:
+        family, module = self.source.family, self.module
+        with (
+            torch.autocast(device_of(module).type, enabled=False),
+            watch(module, maps=maps, outputs=outputs) as seen,
+        ):
+            rows = family.log_probs(self.source.spec, module, features, targets)
+        own = [seen.of(index, frames_of(family, values)) for index, values in enumerate(rows)]
+        # Clones: a view would keep all of its batch in memory.
+        return [
+            Lesson(values.cpu().clone(), layers.apply(lambda layer: layer.cpu().clone()))
+            for values, layers in zip(rows, own, strict=True)
+        ]
 
     def _keep(self, key: bytes, lesson: Lesson) -> None:
         if key not in self._kept and lesson.size_bytes <= self._left:
             self._kept[key], self._left = lesson, self._left - lesson.size_bytes
+
+
+def frames_of(family: ModuleType, log_probs: Tensor) -> int | None:
+    """Of one utterance: frames that its encoder made, where its log-probabilities tell; wav2vec's fills up to an even number."""
+    return len(log_probs) if family.CRITERION == CTC else None
 
 
 def require_pair(teacher: Source, student: Source) -> None:
@@ -134,9 +162,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _key(features: Tensor, target: Tensor) -> bytes:
-    """What was heard, and what a decoder is told, in a few bytes."""
-    digest = hashlib.blake2b(repr((tuple(features.shape), features.dtype)).encode(), digest_size=16)
+def _key(features: Tensor, target: Tensor, *watched: bool) -> bytes:
+    """What was heard, what a decoder is told and what was asked for, in a few bytes."""
+    digest = hashlib.blake2b(repr((tuple(features.shape), features.dtype, watched)).encode(), digest_size=16)
     update: Callable[[object], None] = digest.update  # type: ignore[assignment]
     for tensor in (features, target):
         update(tensor.detach().cpu().contiguous().numpy())

@@ -50,7 +50,11 @@ class TrainerConfig:
 
 @dataclass
 class Evaluation:
-    """One line of the history. metric: WER or AU FA-FR of the development set; loss: on it, nats a token."""
+    """One line of the history.
+
+    metric: WER or AU FA-FR of the development set; loss: on it, nats a token. training_loss: mean over the updates since the
+    line before; parts: of what it is made, each without its share in it.
+    """
 
     update: int
     epoch: float
@@ -59,6 +63,7 @@ class Evaluation:
     training_loss: float | None
     learning_rate: float
     mask_divergence: float | None
+    parts: dict[str, float] | None = None
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -99,6 +104,7 @@ class Trainer:
         parallel: this rank.
         sampling: how often each utterance is drawn, in proportion; each once an epoch where None.
         blocks: parts of the learner that are gathered one at a time where it is sharded.
+        take_parts: what this rank's losses were made of since it was last asked, summed, by name.
     """
 
     def __init__(
@@ -113,9 +119,11 @@ class Trainer:
         parallel: Parallel,
         sampling: Sequence[float] | None = None,
         blocks: Sequence[nn.Module] = (),
+        take_parts: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self.learner, self.weights, self.choosers = learner, dict(weights), dict(choosers)
         self.lengths, self.tokens, self.config, self.parallel = lengths, tokens, config, parallel
+        self.take_parts = take_parts
         self.sampling = sampling
         self.wrapped = parallel.wrap(learner, blocks)
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
@@ -223,12 +231,21 @@ class Trainer:
             math.fsum(progress.since) / len(progress.since) if progress.since else None,
             learning_rate(progress.update, config.num_updates, peak=config.learning_rate, warmup=config.warmup),
             divergence(self._masks, masks) if masks else None,
+            self._parts(),
         )
         self._masks, progress.since = masks, []
         progress.history.append(found)
         if len(progress.history) == 1 or found.rank < progress.history[progress.best].rank:
             progress.best, self.best = len(progress.history) - 1, self.snapshot()
         on_evaluation(progress)
+
+    def _parts(self) -> dict[str, float] | None:
+        """Of all ranks, for the mean over the updates since the last evaluation."""
+        own = self.take_parts()
+        if not self.progress.since:
+            return None
+        sums = self.parallel.sum(own[name] for name in sorted(own))
+        return {name: value / len(self.progress.since) for name, value in zip(sorted(own), sums, strict=True)} or None
 
     def _is_stale(self) -> bool:
         since = len(self.progress.history) - 1 - self.progress.best

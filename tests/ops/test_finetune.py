@@ -226,7 +226,7 @@ def test_the_loss_of_the_first_update_is_that_of_the_file(pattern, asr):
     source, speech = asr
     dev = speech.dev.data
     heard = {"files": speech.train.files[:2], "targets": dev.targets, "lengths": tuple(map(len, dev.features))}
-    train = replace(speech.train, read=lambda position: dev.features[position], **heard)
+    train = replace(speech.train, read=lambda position, update=None: dev.features[position], **heard)
     content = content_of(source, num_bits=2, pattern=pattern, level="stored")
     config = replace(QUICK, batch_size=2, distillation=0.0, learning_rate=1e-9)
     record = finetune(source, content, config, Speech(train, speech.dev)).record
