@@ -67,13 +67,14 @@ def progress_bar(label: str) -> Callable[[int, int], None]:
     if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
         return lambda done, total: None
     # When work began, and what was done by then, which took none of its time; when the line was written last.
-    begin, first, shown = 0.0, -1, 0.0
+    begin, first, last, shown = 0.0, -1, -1, 0.0
 
     def update(done: int, total: int) -> None:
-        nonlocal begin, first, shown
+        nonlocal begin, first, last, shown
         now = time.monotonic()
-        if first < 0:
+        if first < 0 or done < last:  # work began, or another piece of it
             begin, first = now, done
+        last = done
         if done >= total:
             _wipe()
         elif done > first and now - begin > PROGRESS_AFTER_S and now - shown > 0.2:
