@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from asrcompress.cli.options import DataDir, Device, Force, Json, ModelArgument, Output, Threads, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
 from asrcompress.errors import AsrCompressError
+
+if TYPE_CHECKING:
+    from asrcompress.ops.stream_config import StreamConfig
 
 
 def evaluate(
@@ -58,6 +61,27 @@ def evaluate(
             help="Probability from which a clip counts as the keyword (keywords). [default: 0.5]", show_default=False
         ),
     ] = None,
+    streaming: Annotated[
+        bool,
+        typer.Option(
+            "--streaming",
+            help="Play each clip in pieces to a stream of bounded memory, score its last step, compare all with the whole clip's (keywords).",
+        ),
+    ] = False,
+    chunk_ms: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Length of a piece with --streaming: milliseconds, or a range such as 10..500 to draw from. [default: 100]",
+            show_default=False,
+        ),
+    ] = None,
+    window_s: Annotated[
+        Optional[float],
+        typer.Option(
+            help="Seconds of audio that the attention sees on running audio; less than a clip changes results (keywords). [default: 1.0]",
+            show_default=False,
+        ),
+    ] = None,
     audio_root: Annotated[
         Optional[Path], typer.Option(help="Where a table's relative audio paths start [default: its folder].")
     ] = None,
@@ -93,6 +117,7 @@ def evaluate(
         data=data, audio_root=audio_root, beam=beam, lenpen=lenpen, max_len_a=max_len_a, max_len_b=max_len_b, batch_size=batch_size,
         normalizer=normalizer, keyword=keyword, split=split, threshold=threshold, limit=limit, baseline=baseline,
         num_resamples=resamples, confidence=confidence, seed=seed, device=device,
+        stream=_stream_options(streaming, chunk_ms, window_s),
     )  # fmt: skip
     set_threads(threads)
     if trust_checkpoint:
@@ -111,6 +136,21 @@ def evaluate(
         emit_json(record)
     else:
         emit(str(written))
+
+
+def _stream_options(streaming: bool, chunk_ms: str | None, window_s: float | None) -> StreamConfig | None:
+    from asrcompress.ops.stream_config import StreamConfig, parse_chunk_ms
+
+    for option, value in (("--chunk-ms", chunk_ms), ("--window-s", window_s)):
+        if value is not None and not streaming:
+            raise AsrCompressError(f"{option} {value}: is for streams; add --streaming, or leave it out")
+    if not streaming:
+        return None
+    default = StreamConfig()
+    return StreamConfig(
+        chunk_ms=default.chunk_ms if chunk_ms is None else parse_chunk_ms(chunk_ms),
+        window_s=default.window_s if window_s is None else window_s,
+    )
 
 
 def _summary(record: dict[str, Any]) -> str:
@@ -135,7 +175,19 @@ def _summary(record: dict[str, Any]) -> str:
         line += f"; {metrics['num_without_frames']} shorter than a 25 ms window, scored as nothing heard"
     if record["paired"]:
         line += f"; {_paired(record['paired'])}"
+    if record.get("streaming"):
+        line += f"; {_streaming(record['streaming'])}"
     return line
+
+
+def _streaming(block: dict[str, Any]) -> str:
+    exact = "" if block["num_different"] is None else f", {block['num_different']} of other codes"
+    latency = block["latency_ms"]
+    return (
+        f"streamed in pieces of {'..'.join(f'{ms:g}' for ms in dict.fromkeys(block['chunk_ms']))} ms: {block['num_steps']} steps, at most "
+        f"{block['max_difference']:.1e} from the whole clip's{exact}; computing a piece takes {latency['median']:.2f} ms "
+        f"(95 % below {latency['p95']:.2f} ms); state {format_bytes(block['state_bytes'])}"
+    )
 
 
 def _paired(paired: dict[str, Any]) -> str:

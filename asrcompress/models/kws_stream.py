@@ -6,6 +6,7 @@ probabilities become detections is metrics/events.py's work.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,8 @@ class KeywordStream:
                 f"keyword CRNN: a stride of {spec.config['stride'][1]} frames leaves out frames between kernels of "
                 f"{spec.config['kernel_size'][1]}; a stream needs a stride of at most the kernel"
             )
-        self.memory = Memory(window_steps(spec, window_s))
+        self.window_steps = window_steps(spec, window_s)
+        self.memory = Memory(self.window_steps)
         self.front_end = LogMelStream(
             sample_rate_hz=SAMPLE_RATE_HZ, num_mels=spec.config["num_mels"], window=WINDOW, hop=HOP
         )
@@ -80,6 +82,17 @@ class KeywordStream:
     def reset(self) -> None:
         """Forget what was heard: the GRU's state and the attention's window. Audio that waits for its step is kept."""
         self.memory.forget()
+
+    def copy(self) -> KeywordStream:
+        """A stream that has heard the same; from here on each goes its own way. Costs nothing: no tensor is changed in place."""
+        other = copy(self)
+        other.memory, other.front_end = copy(self.memory), copy(self.front_end)
+        return other
+
+    @property
+    def step_samples(self) -> int:
+        """Samples from one step to the next."""
+        return int(self.spec.config["stride"][1]) * HOP
 
     @property
     def state_bytes(self) -> int:
@@ -124,6 +137,22 @@ def window_steps(spec: ModelSpec, window_s: float) -> int:
         )
     num_frames = int(window_s * SAMPLE_RATE_HZ) // HOP + 1
     return int((num_frames - kernel) // stride + 1)
+
+
+def timing(spec: ModelSpec) -> dict[str, float]:
+    """What the network itself asks for, in milliseconds.
+
+    step_ms: from step to step. first_step_ms: audio before the first step. algorithmic_latency_ms: from the middle of a
+    frame to the end of the audio of the first step that has it, where that is longest; waiting for a chunk to fill is not in it.
+    """
+    kernel, stride = spec.config["kernel_size"][1], spec.config["stride"][1]
+    reach = WINDOW // 2
+    samples = {
+        "step_ms": stride * HOP,
+        "first_step_ms": (kernel - 1) * HOP + reach,
+        "algorithmic_latency_ms": (stride - 1) * HOP + reach,
+    }
+    return {name: 1000 * count / SAMPLE_RATE_HZ for name, count in samples.items()}
 
 
 def as_steps(spec: ModelSpec, logits: Tensor, first: int, num_samples: int) -> list[Step]:

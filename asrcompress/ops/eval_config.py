@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.ops.stream_config import StreamConfig
 
 # Options that only one task has, with their defaults.
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -40,6 +41,7 @@ class EvalConfig:
     confidence: float = 0.95
     seed: int = 0
     device: str = "cpu"
+    stream: StreamConfig | None = None
 
     def __post_init__(self) -> None:
         for option, value, low, high in (
@@ -55,6 +57,10 @@ class EvalConfig:
         ):
             if value is not None and not low <= value <= high:  # NaN is not in between
                 raise AsrCompressError(f"{option} {value}: is out of range; use {low} to {high}")
+        if self.stream and self.batch_size != 1:
+            raise AsrCompressError(
+                f"--batch-size {self.batch_size}: a stream is heard alone; leave it out with --streaming"
+            )
         if not 0 < self.confidence < 1:
             raise AsrCompressError(f"--confidence {self.confidence}: is out of range; use a fraction between 0 and 1")
         if not DEVICE.fullmatch(self.device):
@@ -73,6 +79,8 @@ def task_options(config: EvalConfig, task: str, model: str, without: Collection[
     Raises:
         AsrCompressError: an option of another task was given, or one that means nothing to this model.
     """
+    if config.stream and task != "keyword":
+        raise AsrCompressError(f"--streaming: is for {TASK_NOUNS['keyword']}; {model}, so leave it out")
     for other, defaults in TASK_DEFAULTS.items():
         for name in defaults:
             value = getattr(config, name)

@@ -58,6 +58,7 @@ class Measured:
     normalizer: dict[str, str] | None = None
     curve: dict[str, list[float]] | None = None
     paired: dict[str, Any] | None = None
+    streaming: dict[str, Any] | None = None
 
 
 def evaluate(
@@ -118,6 +119,7 @@ def evaluate(
         utterances_file=utterances_path.name,
         utterances_sha256=hashlib.sha256(lines).hexdigest(),
         curve=measured.curve,
+        **({"streaming": measured.streaming} if measured.streaming else {}),
     )
     with atomic_write(utterances_path, force=force) as handle:
         handle.write(lines)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from asrcompress.metrics.detection import (
@@ -17,6 +19,7 @@ from asrcompress.ops.baseline import Baseline, comparable_values
 from asrcompress.ops.eval_config import EvalConfig
 from asrcompress.ops.evaluate import Clock, Measured, Progress, batches_of_features, check_audio
 from asrcompress.ops.load import LoadedModel
+from asrcompress.ops.stream import Streamed, hears_whole_clips, stream_clips
 from asrcompress.ops.subset import first_clips
 from asrcompress.speech.keyword_datasets import read_keyword_clips
 
@@ -38,6 +41,8 @@ def measure(
     )
     files = [clip.audio for clip in dataset.clips]
     decoding = {"method": "threshold", "keyword": dataset.keyword, "threshold": threshold}
+    if config.stream and not hears_whole_clips(loaded, config.stream):
+        decoding["window_s"] = config.stream.window_s  # which makes them other scores
     data = {
         "file": config.data.resolve().name,
         "sha256": dataset.sha256,
@@ -49,13 +54,12 @@ def measure(
         ids = [clip.id for clip in dataset.clips]
         theirs = comparable_values(baseline, "score", ids, data=data, decoding=decoding, normalizer=None)
     check_audio(config.data, files, family.SAMPLE_RATE_HZ)
-    scores: list[float] = []
-    for positions, batch in batches_of_features(loaded, files, config.batch_size, clock):
-        progress(positions[0], len(files))
-        begin = time.perf_counter()
-        scores += family.scores(loaded.module, [features.to(config.device) for features in batch])
-        clock.compute_s += time.perf_counter() - begin
-    progress(len(files), len(files))
+    streamed: Streamed | None = None
+    if config.stream:
+        streamed = stream_clips(loaded, files, config.stream, config.seed, clock, progress)
+        scores = streamed.scores
+    else:
+        scores = _score_clips(loaded, files, config, clock, progress)
     labels = [clip.is_keyword for clip in dataset.clips]
     curve, point = detection_curve(scores, labels), at_threshold(scores, labels, threshold)
     bootstrap: dict[str, Any] = {
@@ -73,7 +77,7 @@ def measure(
         "num_utterances": len(files),
         "num_scored": len(scores),
         "num_positives": point.num_positives,
-    }
+    } | (streamed.metrics if streamed else {})
     paired = None
     if baseline and theirs:
         difference = asdict(paired_bootstrap_au_fa_fr(scores, theirs, labels, **bootstrap))
@@ -89,4 +93,18 @@ def measure(
         data=data,
         curve=thin_curve(curve),
         paired=paired,
+        streaming=streamed.block if streamed else None,
     )
+
+
+def _score_clips(
+    loaded: LoadedModel, files: Sequence[Path], config: EvalConfig, clock: Clock, progress: Progress
+) -> list[float]:
+    scores: list[float] = []
+    for positions, batch in batches_of_features(loaded, files, config.batch_size, clock):
+        progress(positions[0], len(files))
+        begin = time.perf_counter()
+        scores += loaded.source.family.scores(loaded.module, [features.to(config.device) for features in batch])
+        clock.compute_s += time.perf_counter() - begin
+    progress(len(files), len(files))
+    return scores
