@@ -1,0 +1,110 @@
+"""Playing to a real stream: the same as step by step, whatever is fed at once, with and without resets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.metrics.events import Detector, detections
+from asrcompress.ops import listen as module
+from asrcompress.ops.listen import Heard, Stopwatch, listen, listen_and_reset
+from asrcompress.ops.load import build_model, open_source
+
+RATE_HZ = 16_000
+DEBOUNCE = 5
+
+
+@pytest.fixture(scope="module")
+def recording() -> list[np.ndarray]:
+    """Nine seconds of noise that comes and goes, in uneven parts."""
+    random = np.random.default_rng(5)
+    samples = random.standard_normal(9 * RATE_HZ) * 0.2 * (1 + np.sin(np.arange(9 * RATE_HZ) / 4000)) / 2
+    return np.split(samples.astype(np.float32), [40, 9000, 9001, 60_000, 100_003])
+
+
+@pytest.fixture
+def stream(tiny_kws: Path) -> Any:
+    loaded = build_model(open_source(tiny_kws))
+    with torch.no_grad():
+        loaded.module.classifier.weight *= 30  # random weights say 0.5 to everything
+    return loaded.source.family.stream(loaded.source.spec, loaded.module)
+
+
+@pytest.fixture
+def plain(stream: Any, recording: list[np.ndarray]) -> Heard:
+    return listen(stream.copy(), recording, RATE_HZ, 2, Stopwatch())
+
+
+def step_by_step(stream: Any, samples: np.ndarray, threshold: float) -> tuple[list[float], list[int]]:
+    """Two-step average, threshold, debounce and reset, on one step's audio at a time: probabilities and detections."""
+    probabilities: list[float] = []
+    found: list[int] = []
+    before, position = 0.0, 0
+    while position < len(samples):
+        end = position + (stream.step_samples if probabilities else 19 * 160 + 200)
+        new = stream.feed(samples[position:end])
+        position = end
+        assert len(new) <= 1
+        for step in new:
+            probabilities.append(step.probability)
+            average, before = (before + step.probability) / 2, step.probability
+            if average >= threshold and (not found or len(probabilities) - 1 - found[-1] >= DEBOUNCE):
+                found.append(len(probabilities) - 1)
+                stream.reset()
+                before = 0.0
+    return probabilities + [step.probability for step in stream.finish()], found
+
+
+def test_without_a_reset_it_is_the_stream_as_it_is(stream: Any, plain: Heard, recording: list[np.ndarray]) -> None:
+    steps = stream.feed(np.concatenate(recording)) + stream.finish()
+    assert plain.times_s.tolist() == [step.time_s for step in steps]
+    assert plain.probabilities == pytest.approx([step.probability for step in steps], abs=1e-5)
+    assert np.ptp(plain.probabilities) > 0.05, "nothing happens in this recording"
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.8, 0.97])
+@pytest.mark.parametrize("block_s", [0.3, 2.0, 20.0])
+def test_resets_fall_right_after_the_step_that_detected(
+    stream: Any, plain: Heard, recording: list[np.ndarray], quantile: float, block_s: float, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_S", block_s)
+    threshold = float(np.quantile(plain.smoothed, quantile)) + 1e-4
+    expected, found = step_by_step(stream.copy(), np.concatenate(recording), threshold)
+    heard = listen_and_reset(stream, recording, RATE_HZ, Detector(threshold, 2, DEBOUNCE))
+    assert found and heard.detections.tolist() == found
+    assert heard.probabilities == pytest.approx(expected, abs=1e-5)
+    assert heard.times_s.tolist() == plain.times_s.tolist()
+    assert np.abs(heard.probabilities - plain.probabilities).max() > 1e-3, "the reset changed nothing"
+
+
+def test_without_a_detection_a_detector_changes_nothing(stream: Any, plain: Heard, recording: list[np.ndarray]) -> None:
+    heard = listen_and_reset(stream, recording, RATE_HZ, Detector(1.1, 2, DEBOUNCE))
+    assert (heard.probabilities == plain.probabilities).all() and (heard.smoothed == plain.smoothed).all()
+    assert len(heard.detections) == 0
+
+
+def test_another_threshold_needs_no_playing(plain: Heard) -> None:
+    again = plain.detect(0.5, DEBOUNCE)
+    assert again.detections.tolist() == detections(plain.smoothed, 0.5, DEBOUNCE).tolist()
+    assert again.detections_s.tolist() == plain.times_s[again.detections].tolist()
+
+
+def test_audio_and_time_are_counted(stream: Any, recording: list[np.ndarray]) -> None:
+    watch = Stopwatch()
+    listen(stream, recording, RATE_HZ, 1, watch)
+    assert watch.audio_s == pytest.approx(9.0)
+    assert 0 < watch.compute_s < 60
+
+
+def test_a_broken_model_is_an_error(tiny_kws: Path, recording: list[np.ndarray]) -> None:
+    loaded = build_model(open_source(tiny_kws))
+    with torch.no_grad():
+        loaded.module.classifier.bias[0] = float("nan")
+    stream = loaded.source.family.stream(loaded.source.spec, loaded.module)
+    with pytest.raises(AsrCompressError, match="NaN: the model's output is broken"):
+        listen(stream, recording, RATE_HZ, 1, Stopwatch())
