@@ -22,12 +22,12 @@ def epoch_batches(
         batch_size: utterances of an update, over all ranks.
         seed: of the order.
         epoch: from 0; each has an order of its own.
-        weights: how often each is drawn beside the others; None: each once. An epoch has as many draws either way.
+        weights: how often each is drawn beside the others, not all 0; None: each once. An epoch has as many draws either way.
     """
     rng = random.Random(f"{seed}/{epoch}")  # noqa: S311 (an order, not a secret)
     order = [position for position, length in enumerate(lengths) if length]
     rng.shuffle(order)
-    if weights is not None:
+    if weights is not None and order:
         order = _draw(order, weights, rng)
     batches = []
     for start in range(0, len(order), POOL * batch_size):
@@ -54,20 +54,21 @@ def share_weights(chosen: Sequence[bool], lengths: Sequence[int], chosen_share: 
 def _draw(order: Sequence[int], weights: Sequence[float], rng: random.Random) -> list[int]:
     """As many draws as there are positions: each is drawn as often as its weight says, rounded up or down by chance.
 
-    Systematic sampling: ticks at equal distances along the weights end to end. With equal weights side by side, their
-    sums are within a draw of what the weights say, too. What is drawn n times comes once in each n-th of the epoch.
+    Systematic sampling: ticks at equal distances along the weights, end to end. Equal weights lie side by side, so that their
+    sums, too, are within a draw of what the weights say. What is drawn several times comes at equal distances in the epoch.
     """
     order = sorted(order, key=lambda position: weights[position])
     ends = list(accumulate(weights[position] for position in order))
-    step, first, place = ends[-1] / len(order), rng.random(), 0
-    counts = dict.fromkeys(order, 0)
+    step, first = ends[-1] / len(order), rng.random()
+    counts, place = [0] * len(order), 0
     for tick in range(len(order)):
-        while ends[place] <= (tick + first) * step and place < len(order) - 1:
+        while place < len(order) - 1 and ends[place] <= (tick + first) * step:
             place += 1
-        counts[order[place]] += 1
-    times = [
-        ((number + rng.random()) / count, position) for position, count in counts.items() for number in range(count)
-    ]
+        counts[place] += 1
+    times = []
+    for position, count in zip(order, counts, strict=True):
+        start = rng.random()
+        times += [((number + start) / count, position) for number in range(count)]
     return [position for _, position in sorted(times)]
 
 
