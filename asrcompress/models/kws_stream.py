@@ -66,8 +66,10 @@ class KeywordStream:
 
     def feed(self, samples: np.ndarray) -> list[Step]:
         """Hear more: (samples,) float32 in [-1, 1], any number of them -> the steps that they complete."""
-        if np.ndim(samples) != 1:
-            raise ValueError(f"samples of shape {np.shape(samples)}; one channel, (samples,), is needed")
+        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+            raise ValueError(
+                f"samples of shape {samples.shape} and {samples.dtype}: float32 in [-1, 1] of one channel is needed"
+            )
         self.num_samples += len(samples)
         return self._steps(self.front_end.feed(samples))
 

@@ -31,8 +31,7 @@ class LogMelStream:
 
     def feed(self, samples: np.ndarray) -> Tensor:
         """(samples,) in [-1, 1] -> (num_mels, frames) that are complete by now."""
-        new = torch.from_numpy(np.array(samples, dtype=np.float32))  # a copy: the caller may use its buffer again
-        self.samples = torch.cat([self.samples, new])
+        self.samples = torch.cat([self.samples, torch.tensor(samples, dtype=torch.float32)])
         reach = self.window // 2
         if not self.mirrored:
             if len(self.samples) <= reach:

@@ -8,14 +8,14 @@ score of the clip. What is measured of a stream that runs for hours is long_form
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asrcompress.models.kws_stream import Step, offline, timing, window_steps
+from asrcompress.models.kws_stream import KeywordStream, Step, offline, timing, window_steps
 from asrcompress.ops.evaluate import Clock, Progress
 from asrcompress.ops.load import LoadedModel
 from asrcompress.ops.stream_config import StreamConfig
@@ -29,6 +29,21 @@ class Streamed:
     scores: list[float]
     block: dict[str, Any]
     metrics: dict[str, Any]
+
+
+@dataclass
+class Meter:
+    """What playing costs.
+
+    latencies_s: by the clock, of the calls that gave steps. compute_s, cpu_s: of all calls, by the clock and on a processor.
+    state_bytes: the most that was held between two calls.
+    """
+
+    num_chunks: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+    compute_s: float = 0.0
+    cpu_s: float = 0.0
+    state_bytes: int = 0
 
 
 def hears_whole_clips(loaded: LoadedModel, config: StreamConfig) -> bool:
@@ -51,32 +66,22 @@ def stream_clips(
         progress: told how many clips are done.
     """
     family, spec, module = loaded.source.family, loaded.source.spec, loaded.module
-    stream = family.stream(spec, module, config.window_s)
+    stream, meter = family.stream(spec, module, config.window_s), Meter()
     sizes = config.chunk_samples(family.SAMPLE_RATE_HZ)
     on_integers = bool(loaded.source.content and loaded.source.content.grids)
     whole_clips = hears_whole_clips(loaded, config)
-    scores, differences, clip_differences, latencies_s = [], [0.0], [0.0], []
-    num_chunks = num_steps = num_different = state_bytes = 0
+    scores: list[float] = []
+    differences, clip_differences = [0.0], [0.0]
+    num_steps = num_different = 0
     for position, file in enumerate(files):
         progress(position, len(files))
         audio = read_audio(file, sample_rate_hz=family.SAMPLE_RATE_HZ)
         clock.audio_s += len(audio) / family.SAMPLE_RATE_HZ
         clip = family.fit_clip(audio)
         if position == 0:  # tables are made and kernels chosen at the first call, which is nobody's latency
-            stream.feed(clip)
-            stream.finish()
-        steps: list[Step] = []
-        for chunk in [*_chunks(clip, sizes, np.random.default_rng([seed, position])), None]:
-            begin = time.perf_counter()
-            new = stream.finish() if chunk is None else stream.feed(chunk)
-            took_s = time.perf_counter() - begin
-            clock.compute_s += took_s
-            num_chunks += chunk is not None
-            state_bytes = max(state_bytes, stream.state_bytes)
-            latencies_s += [took_s] if new else []
-            steps += new
-        expected = offline(spec, module, clip, config.window_s)
-        pairs = list(zip(steps, expected, strict=True))
+            _play(stream, [clip], Meter())
+        steps = _play(stream, _chunks(clip, sizes, np.random.default_rng([seed, position])), meter)
+        pairs = list(zip(steps, offline(spec, module, clip, config.window_s), strict=True))
         num_steps += len(pairs)
         num_different += sum(ours.logits != theirs.logits for ours, theirs in pairs)
         differences += [abs(ours.probability - theirs.probability) for ours, theirs in pairs]
@@ -85,29 +90,48 @@ def stream_clips(
             (score,) = family.scores(module, [family.features(spec, audio).to(stream.device)])
             clip_differences.append(abs(scores[-1] - score))
     progress(len(files), len(files))
-    median, p95, longest = (float(ms) for ms in np.quantile(latencies_s, [0.5, 0.95, 1.0], method="higher") * 1000)
+    clock.compute_s += meter.compute_s
+    quantiles = np.quantile(meter.latencies_s, [0.5, 0.95, 1.0], method="higher") * 1000
+    median, p95, longest = (float(ms) for ms in quantiles)
     block = {
         "chunk_ms": list(config.chunk_ms),
         "seed": seed if sizes[0] < sizes[1] else None,
         "window_s": config.window_s,
         "window_steps": stream.window_steps,
         **timing(spec),
-        "num_chunks": num_chunks,
+        "num_chunks": meter.num_chunks,
         "num_steps": num_steps,
         "max_difference": max(differences),
         "num_different": num_different if on_integers else None,
         "max_clip_difference": max(clip_differences) if whole_clips else None,
         "latency_ms": {"median": median, "p95": p95, "max": longest},
         "real_time_factor": clock.compute_s / clock.audio_s,
-        "state_bytes": state_bytes,
+        "cpu_real_time_factor": meter.cpu_s / clock.audio_s,
+        "state_bytes": meter.state_bytes,
     }
     metrics = {
         "stream_max_difference": block["max_difference"],
         "stream_num_different": block["num_different"],
         "stream_latency_ms": p95,
-        "stream_state_bytes": state_bytes,
+        "stream_state_bytes": meter.state_bytes,
     }
     return Streamed(scores, block, metrics)
+
+
+def _play(stream: KeywordStream, chunks: Iterable[np.ndarray], meter: Meter) -> list[Step]:
+    """All steps of one recording."""
+    steps: list[Step] = []
+    for chunk in [*chunks, None]:
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        new = stream.finish() if chunk is None else stream.feed(chunk)
+        took_s = time.perf_counter() - begin
+        meter.cpu_s += time.process_time() - begin_cpu
+        meter.compute_s += took_s
+        meter.latencies_s += [took_s] if new else []
+        meter.num_chunks += chunk is not None
+        meter.state_bytes = max(meter.state_bytes, stream.state_bytes)
+        steps += new
+    return steps
 
 
 def _chunks(clip: np.ndarray, sizes: tuple[int, int], random: np.random.Generator) -> Iterator[np.ndarray]:
