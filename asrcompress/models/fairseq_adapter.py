@@ -73,6 +73,17 @@ def build_s2t_conformer(arguments: dict[str, Any], symbols: list[str]) -> nn.Mod
     )
 
 
+def whole_s2t_arguments(arguments: dict[str, Any], family: str) -> dict[str, Any]:
+    """The arguments of s2t_transformer or s2t_conformer with the architecture's defaults for what they leave out."""
+    fairseq = import_fairseq()
+    namespace = argparse.Namespace(**arguments)
+    if family == "s2t_conformer":
+        fairseq.conformer.conformer_base_architecture(namespace)
+    else:
+        fairseq.s2t.base_architecture(namespace)
+    return vars(namespace)
+
+
 def _build(model: Any, architecture: Callable[[Any], None], arguments: dict[str, Any], symbols: list[str]) -> nn.Module:
     namespace = argparse.Namespace(**arguments)
     task = SimpleNamespace(target_dictionary=make_dictionary(symbols), source_dictionary=None)

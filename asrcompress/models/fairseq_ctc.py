@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from asrcompress.models.fairseq_adapter import import_fairseq, quiet
+from asrcompress.models.wav2vec_arguments import SIZES
 
 
 def build_wav2vec2_encoder(arguments: dict[str, Any], num_units: int) -> nn.Module:
@@ -40,6 +41,25 @@ def build_hubert_encoder(arguments: dict[str, Any], num_units: int) -> nn.Module
         task = SimpleNamespace(state_dict=lambda: {"dictionaries": [None]}, target_dictionary=range(num_units))
         with _without_random_weights():
             return _for_inference(asr.HubertEncoder(config, task))
+
+
+def whole_ctc_arguments(arguments: dict[str, Any], family: str) -> dict[str, Any]:
+    """The arguments of wav2vec_ctc or hubert_ctc with Fairseq's defaults for the sizes that they leave out."""
+    import_fairseq()
+    with quiet():
+        if family == "hubert_ctc":
+            from fairseq.models.hubert.hubert import HubertConfig as Config
+        else:
+            from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config as Config
+    return {name: getattr(Config, name) for name in SIZES if hasattr(Config, name)} | arguments
+
+
+def initialise(module: Any) -> None:
+    """Draw the weights of the transformer inside a CTC model as Fairseq's BERT initialisation does."""
+    import_fairseq()
+    from fairseq.modules.transformer_sentence_encoder import init_bert_params
+
+    module.w2v_encoder.w2v_model.encoder.apply(init_bert_params)
 
 
 def _pretraining(model: str, task: str, arguments: dict[str, Any]) -> Any:

@@ -95,6 +95,21 @@ def build_vgg(arguments: dict[str, Any], symbols: list[str], *, is_encoder: bool
     return built.eval()
 
 
+def whole_vgg_arguments(arguments: dict[str, Any], *, is_encoder: bool) -> dict[str, Any]:
+    """The arguments with the architecture's defaults for what they leave out; layer configurations as literals."""
+    vgg = import_vggtransformer()
+    namespace = argparse.Namespace(**arguments)
+    (vgg.base_architecture_enconly if is_encoder else vgg.base_architecture)(namespace)
+    return {name: repr(v) if isinstance(v, (tuple, list)) else v for name, v in vars(namespace).items()}
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the decoder's convolutions as Fairseq's LinearizedConv1d does: normal, of variance 4 / fan-in, without bias."""
+    for conv in [found.conv for found in module.modules() if isinstance(found, _causal_conv())]:
+        nn.init.normal_(conv.weight, std=(4.0 / (conv.in_channels * conv.kernel_size[0])) ** 0.5)
+        nn.init.zeros_(conv.bias)
+
+
 @cache
 def _causal_conv() -> Any:
     """The class CausalConv: Fairseq's decoder tells by a base class which of its layers take an incremental state."""

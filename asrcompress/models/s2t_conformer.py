@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from asrcompress.models import ModelSpec, fairseq_adapter, s2t
+from asrcompress.models import ModelSpec, fairseq_adapter, s2t, s2t_student
 from asrcompress.models.s2t_arguments import check_arguments
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TASK, SAMPLE_RATE_HZ, DEFAULT_DURATION_S = s2t.TASK, s2t.SAMPLE_RATE_HZ, s2t.DEFAULT_DURATION_S
 CRITERION, read_targets, log_probs = s2t.CRITERION, s2t.read_targets, s2t.log_probs
+STUDENT_OPTIONS, student = s2t_student.STUDENT_OPTIONS, s2t_student.student
 features, example_inputs, transcriber = s2t.features, s2t.example_inputs, s2t.transcriber
 # Computed, not learned. A batch norm's running mean and variance are learned: they are stored.
 BUFFERS = re.compile(r"(^|\.)(_float_tensor|version|num_batches_tracked|rotary_emb\.inv_freq)$")

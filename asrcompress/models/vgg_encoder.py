@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asrcompress.models import ModelSpec, ctc, fairseq_vgg, padding, s2t, vgg
+from asrcompress.models import ModelSpec, ctc, fairseq_vgg, padding, s2t, vgg, vgg_student
 from asrcompress.models.ctc_family import CRITERION, UNUSED_OPTIONS, search_method
 from asrcompress.models.targets import encode
 from asrcompress.models.text import guess_text_units
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 __all__ = [
-    "CRITERION", "DEFAULT_DURATION_S", "SAMPLE_RATE_HZ", "TASK", "UNUSED_OPTIONS", "blank_unit", "build", "clean_tensors",
+    "CRITERION", "DEFAULT_DURATION_S", "SAMPLE_RATE_HZ", "STUDENT_OPTIONS", "TASK", "UNUSED_OPTIONS", "blank_unit", "build", "clean_tensors",
     "example_inputs", "features", "is_computed", "log_probs", "read_spec", "read_targets", "recognises", "search_method",
-    "transcriber",
+    "student", "transcriber",
 ]  # fmt: skip
 FAMILY = "asr_vggtransformer_encoder"
 TASK, SAMPLE_RATE_HZ, DEFAULT_DURATION_S = s2t.TASK, s2t.SAMPLE_RATE_HZ, s2t.DEFAULT_DURATION_S
 features = s2t.features
+STUDENT_OPTIONS, student = vgg_student.ENCODER_OPTIONS, vgg_student.student
 BLANK_SYMBOL = "<ctc_blank>"
 OUTPUT = "encoder.fc_out.weight"
 

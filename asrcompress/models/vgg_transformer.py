@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from asrcompress.models import ModelSpec, fairseq_vgg, s2t, vgg
+from asrcompress.models import ModelSpec, fairseq_vgg, s2t, vgg, vgg_student
 from asrcompress.models.text import guess_text_units
 from asrcompress.models.vgg_arguments import check_arguments
 
@@ -24,6 +24,8 @@ FAMILY = "asr_vggtransformer"
 TASK, SAMPLE_RATE_HZ, DEFAULT_DURATION_S = s2t.TASK, s2t.SAMPLE_RATE_HZ, s2t.DEFAULT_DURATION_S
 CRITERION, read_targets, log_probs = s2t.CRITERION, s2t.read_targets, s2t.log_probs
 CONVOLUTION = re.compile(r"decoder\.conv_layers\.\d+")
+STUDENT_OPTIONS = vgg_student.ENCODER_OPTIONS | vgg_student.DECODER_OPTIONS
+student, initialise = vgg_student.student, fairseq_vgg.initialise
 features, example_inputs, transcriber = s2t.features, s2t.example_inputs, s2t.transcriber
 
 

@@ -25,13 +25,14 @@ from asrcompress.models.ctc_family import (
     search_method,
     transcriber,
 )
+from asrcompress.models.ctc_student import STUDENT_OPTIONS, initialise, student
 
 if TYPE_CHECKING:
     from asrcompress.checkpoints import Checkpoint
 
 __all__ = [
-    "CRITERION", "SAMPLE_RATE_HZ", "UNUSED_OPTIONS", "blank_unit", "clean_tensors", "example_inputs", "features",
-    "is_computed", "log_probs", "read_targets", "search_method", "transcriber",
+    "CRITERION", "SAMPLE_RATE_HZ", "STUDENT_OPTIONS", "UNUSED_OPTIONS", "blank_unit", "clean_tensors", "example_inputs", "features",
+    "initialise", "is_computed", "log_probs", "read_targets", "search_method", "student", "transcriber",
 ]  # fmt: skip
 TASK = "asr"
 DEFAULT_DURATION_S = 10.0

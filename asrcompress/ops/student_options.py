@@ -94,4 +94,6 @@ def _size(where: str, value: Any, num_values: int) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if value == []:
+        return "nothing"
     return "x".join(str(number) for number in value)[:60] if isinstance(value, list) else repr(value)[:60]
