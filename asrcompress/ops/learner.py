@@ -13,10 +13,12 @@ from asrcompress.models.criterion import negative_log_likelihood
 from asrcompress.ops.finetune_config import FinetuneConfig
 from asrcompress.ops.finetune_data import TrainingSet
 from asrcompress.ops.load import Source
-from asrcompress.ops.teacher import Lesson, Teacher, frames_of, require_pair
+from asrcompress.ops.teacher import Lesson, Teacher, frames_of, require_pair, runs_of
 from asrcompress.training.imitation import Imitation
 from asrcompress.training.loss import distillation
 from asrcompress.training.watch import Seen, watch
+
+Run = tuple[list[int], Seen]  # positions in a batch, and what was watched of them
 
 
 class Learner(nn.Module):
@@ -54,7 +56,7 @@ class Learner(nn.Module):
         features = [self._train.read(position, update) for position in positions]
         targets = [self._train.targets[position] for position in positions]
         with parametrize.cached():  # a weight that is asked for twice is made once
-            found, seen = self._run(features, targets)
+            found, runs = self._run(features, targets)
         sums, counts = negative_log_likelihood(self._source.family, self._source.spec, found, targets)
         parts = {"references": sums.sum()}
         loss = parts["references"] * (1 - config.distillation)
@@ -67,7 +69,7 @@ class Learner(nn.Module):
             parts["output"] = distillation(found, expected, tokens, temperature=config.temperature)
             loss = loss + config.distillation * parts["output"]
         if self.imitation:
-            parts |= self._compare(seen, lessons, tokens)
+            parts |= self._compare(runs, lessons, tokens)
             for name, share in (("attention", config.attention_loss), ("hidden", config.hidden_loss)):
                 loss = loss + share * parts[name] if share else loss
         for name, part in parts.items():
@@ -85,10 +87,19 @@ class Learner(nn.Module):
         """Which layers learn from which, for a sidecar; None where none do."""
         return self.imitation.describe() if self.imitation else None
 
-    def _run(self, features: list[Tensor], targets: list[Tensor]) -> tuple[list[Tensor], Seen]:
-        with watch(self.model, maps=self._maps, outputs=self._outputs) as seen:
-            rows = self._source.family.log_probs(self._source.spec, self.model, features, targets)
-        return [values.float() for values in rows], seen
+    def _run(self, features: list[Tensor], targets: list[Tensor]) -> tuple[list[Tensor], list[Run]]:
+        """Log-probabilities of each utterance, and what was watched of whom, run by run."""
+        family, spec = self._source.family, self._source.spec
+        is_watched = self._maps or self._outputs
+        found: dict[int, Tensor] = {}
+        runs = []
+        for positions in runs_of(features) if is_watched else [list(range(len(features)))]:
+            heard = [features[position] for position in positions], [targets[position] for position in positions]
+            with watch(self.model, maps=self._maps, outputs=self._outputs) as seen:
+                rows = family.log_probs(spec, self.model, *heard)
+            found |= {position: values.float() for position, values in zip(positions, rows, strict=True)}
+            runs.append((positions, seen))
+        return [found[position] for position in range(len(features))], runs
 
     def _listen(self, features: list[Tensor], targets: list[Tensor]) -> list[Lesson]:
         assert self._teacher is not None  # noqa: S101 (there is one where something is learned from it)
@@ -102,7 +113,7 @@ class Learner(nn.Module):
         lengths = self._train.lengths
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         heard = [self._train.read(longest)], [self._train.targets[longest]]
-        found, seen = self._run(*heard)
+        found, [(_, seen)] = self._run(*heard)
         own = seen.of(0, frames_of(self._source.family, found[0]))
         for name, wanted, layers in (("attention", self._maps, own.maps), ("hidden", self._outputs, own.outputs)):
             if wanted and not layers:
@@ -112,12 +123,16 @@ class Learner(nn.Module):
         except ValueError as error:
             raise self._unlike(error) from error
 
-    def _compare(self, seen: Seen, lessons: Sequence[Lesson], tokens: list[int]) -> dict[str, Tensor]:
+    def _compare(self, runs: list[Run], lessons: Sequence[Lesson], tokens: list[int]) -> dict[str, Tensor]:
         assert self.imitation is not None  # noqa: S101 (asked for only where there is one)
-        try:
-            parts: dict[str, Tensor] = self.imitation(seen, [lesson.layers for lesson in lessons], tokens)
-        except ValueError as error:
-            raise self._unlike(error) from error
+        parts: dict[str, Tensor] = {}
+        for positions, seen in runs:
+            wanted, counts = [lessons[position].layers for position in positions], [tokens[p] for p in positions]
+            try:
+                found = self.imitation(seen, wanted, counts)
+            except ValueError as error:
+                raise self._unlike(error) from error
+            parts = {name: parts.get(name, 0) + part for name, part in found.items()}
         return parts
 
     def _unlike(self, error: ValueError) -> AsrCompressError:

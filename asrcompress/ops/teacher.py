@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from asrcompress.errors import AsrCompressError
 from asrcompress.models.criterion import CTC
 from asrcompress.models.device import device_of
+from asrcompress.models.features import same_length
 from asrcompress.ops.load import Source, build_model
 from asrcompress.ops.observe import float_source
 from asrcompress.training.attach import freeze_noise
@@ -131,6 +132,11 @@ class Teacher:
 def frames_of(family: ModuleType, log_probs: Tensor) -> int | None:
     """Of one utterance: frames that its encoder made, where its log-probabilities tell; wav2vec's fills up to an even number."""
     return len(log_probs) if family.CRITERION == CTC else None
+
+
+def runs_of(features: Sequence[Tensor]) -> list[list[int]]:
+    """Positions of a batch that one run of a model takes: all, but of waveforms those of one length, as their families have it."""
+    return same_length(list(features)) if features[0].dim() == 1 else [list(range(len(features)))]
 
 
 def require_pair(teacher: Source, student: Source) -> None:

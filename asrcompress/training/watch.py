@@ -7,6 +7,7 @@ different numbers of layers and heads, and layers other widths: `pair_layers` sa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,22 +68,37 @@ def watch(model: nn.Module, *, maps: bool, outputs: bool) -> Iterator[Seen]:
         model: float.
         maps: of attention; where they are watched, torch's fused attention, which shows none, is not used.
         outputs: of layers.
+
+    Raises:
+        RuntimeError: the model ran more than once, or not all of its layers did: nobody could tell whose layers these are.
     """
     seen, handles = Seen(), []
+    expected: Counter[int] = Counter()
+
+    def place(kind: Layers, stack: str) -> list[Tensor]:
+        layers = kind.setdefault(stack, [])
+        expected[id(layers)] += 1
+        return layers
+
     try:
         for name, module in model.named_modules():
             stack = DECODER if name.split(".")[0] == DECODER else ENCODER
-            for kind, place in (("self_attn", stack), ("encoder_attn", CROSS)):
+            for kind, where in (("self_attn", stack), ("encoder_attn", CROSS)):
                 attention = getattr(module, kind, None)
                 if maps and isinstance(attention, nn.Module):
-                    handles += _watch_attention(attention, seen.maps.setdefault(place, []))
+                    handles += _watch_attention(attention, place(seen.maps, where))
             if maps and isinstance(energy := getattr(module, "energy", None), nn.Module):
-                handles.append(_on_result(energy, _pooling_map, seen.maps.setdefault(stack, [])))
+                handles.append(_on_result(energy, _pooling_map, place(seen.maps, stack)))
             if outputs and isinstance(getattr(module, "self_attn", None), nn.Module):
-                handles.append(_on_result(module, _of_layer, seen.outputs.setdefault(stack, [])))
+                handles.append(_on_result(module, _of_layer, place(seen.outputs, stack)))
             if outputs and isinstance(module, nn.RNNBase):
-                handles.append(_on_result(module, _of_recurrence, seen.outputs.setdefault(stack, [])))
+                handles.append(_on_result(module, _of_recurrence, place(seen.outputs, stack)))
         yield seen
+        for layers in (*seen.maps.values(), *seen.outputs.values()):
+            if len(layers) != expected[id(layers)]:
+                raise RuntimeError(
+                    f"{expected[id(layers)]} layers were watched in one run, and were run {len(layers)} times"
+                )
     finally:
         for handle in handles:
             handle.remove()

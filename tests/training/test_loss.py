@@ -1,4 +1,4 @@
-"""The distance from the teacher, against SciPy and against the cross entropy that it is at bottom."""
+"""Distances from the teacher, against SciPy and against the cross entropy that one is at bottom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import rel_entr, softmax
 
-from asrcompress.training.loss import distillation
+from asrcompress.training.loss import attention_divergence, distillation, hidden_error, weigh_steps
 
 
 def scores(seed: int, steps: int, units: int = 5) -> torch.Tensor:
@@ -73,3 +73,57 @@ def test_utterances_that_do_not_belong_together_are_an_error():
 def test_an_impossible_unit_of_the_student_is_an_infinite_distance_and_of_the_teacher_none():
     ours, theirs = (torch.tensor([values], dtype=torch.float64).log() for values in ([0.5, 0.5], [1.0, 1e-300]))
     assert float(distillation([ours], [theirs], [1], temperature=1.0)) == pytest.approx(float(np.log(2)))
+
+
+def maps(seed: int, *shape: int) -> torch.Tensor:
+    return (2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).softmax(-1)
+
+
+def test_attention_is_compared_row_by_row_as_scipy_has_it():
+    ours, theirs = maps(1, 2, 3, 5), maps(2, 2, 3, 5)
+    found = attention_divergence(ours, theirs)
+    assert np.allclose(found, rel_entr(theirs.numpy(), ours.numpy()).sum(axis=-1), rtol=1e-9)
+    assert float(attention_divergence(theirs, theirs).abs().max()) < 1e-12
+
+
+def test_attention_to_what_is_masked_or_padding_costs_nothing():
+    """A causal map and one with padded keys and queries: the zeros of both are no infinity, in values and gradients."""
+    scores = torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    ours = scores.masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf).softmax(-1)
+    theirs = torch.zeros(1, 4, 4, dtype=torch.float64)
+    theirs[0, :3, :3] = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])
+    found = attention_divergence(ours, theirs)
+    assert found[0, 3] == 0
+    assert float(found[0, 0]) == pytest.approx(0, abs=1e-12)
+    assert float(found[0, 2]) == pytest.approx(
+        rel_entr(theirs[0, 2, :3].numpy(), ours[0, 2, :3].detach().numpy()).sum()
+    )
+    found.sum().backward()
+    assert torch.isfinite(scores.grad).all()
+    assert not scores.grad[0, 3].any()
+
+
+def test_a_student_that_does_not_look_where_its_teacher_does_pays_a_finite_price():
+    ours, theirs = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.5]]])
+    assert float(attention_divergence(ours, theirs)) == pytest.approx(
+        0.5 * np.log(0.5) + 0.5 * np.log(0.5 / 1e-9), rel=1e-5
+    )
+
+
+def test_hidden_outputs_are_compared_by_shape_and_not_by_size():
+    ours, theirs = (torch.randn(2, 3, 400, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    found = hidden_error(ours, theirs)
+    for row, correlation in zip(
+        found.flatten(), map(np.corrcoef, ours.flatten(0, 1), theirs.flatten(0, 1)), strict=True
+    ):
+        assert float(row) == pytest.approx(
+            2 * (1 - correlation[0, 1]), rel=1e-3
+        )  # of normal values, what they lack in common
+    assert torch.allclose(hidden_error(100 * ours + 7, theirs), found, rtol=1e-3)
+    assert float(hidden_error(theirs, theirs).max()) < 1e-9
+    assert float(hidden_error(-theirs, theirs).mean()) == pytest.approx(4, rel=1e-3)
+
+
+def test_steps_of_padding_count_nothing_and_tokens_do():
+    errors = torch.tensor([[1.0, 3.0, 5.0], [2.0, torch.nan, 9.0]])
+    assert float(weigh_steps(errors, [3, 1], [4, 10])) == pytest.approx(4 * 3 + 10 * 2)
