@@ -31,11 +31,12 @@ def require_multiple(name: str, width: int, multiple: int, of: str) -> None:
 
 
 def paired_layers(num_student: int, num_teacher: int) -> list[int]:
-    """For each layer of the student its layer of the teacher, spread evenly, the last with the last: 3 of 6 are 1, 3 and 5.
+    """For each layer of the student the teacher's that it starts as, spread evenly, the first with the first: 3 of 6 are 0, 2, 4.
 
-    Layer i of S goes with layer (i + 1) * T / S - 1 of T, to the nearest (a half goes up), and never one before the first.
+    Layer i of S stands for the layers of T from i * T // S to before the next one's, and is the first of them: a layer reads
+    what came before it, so the front-end has to find the layer that was trained on it (docs/distillation.md has figures).
     """
-    return [max(0, (2 * (i + 1) * num_teacher + num_student) // (2 * num_student) - 1) for i in range(num_student)]
+    return [i * num_teacher // num_student for i in range(num_student)]
 
 
 def one_or_all(values: Sequence[int]) -> Any:

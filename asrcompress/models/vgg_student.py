@@ -114,5 +114,5 @@ def _channels(
 
 def _sampling(teacher: tuple[int, ...], num_layers: int) -> tuple[int, ...]:
     """Of how many frames each layer keeps one: the product over the teacher's layers that it stands for."""
-    ends = [0, *(place + 1 for place in paired_layers(num_layers, len(teacher)))]
-    return tuple(math.prod(teacher[start:end]) for start, end in pairwise(ends))
+    starts = [*paired_layers(num_layers, len(teacher)), len(teacher)]
+    return tuple(math.prod(teacher[start:end]) for start, end in pairwise(starts))

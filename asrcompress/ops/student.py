@@ -1,6 +1,6 @@
 """Teacher and options -> a student: a float model of the same family, smaller, with what fits copied from the teacher.
 
-The student has the teacher's vocabulary and front-end. Layers are paired evenly, the last with the last: for half as many
+The student has the teacher's vocabulary and front-end. Layers are paired evenly, the first with the first: for half as many
 layers every other one. What has the teacher's shape is copied, a module at a time with all of its tensors; the rest is drawn
 as the family does where training starts, from the seed alone. Training it is distill.py's.
 """

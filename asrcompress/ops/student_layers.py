@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from asrcompress.models.sizes import paired_layers
 
@@ -16,7 +17,17 @@ LAYER = re.compile(r"(?P<stack>.+\.)(?P<number>\d+)\.self_attn\..+")
 GRU_TAIL = re.compile(r"(?:weight|bias)_(?:ih|hh)_l$")
 NUMBER = re.compile(r"(?<=[._l])\d+(?=\.|$)")
 ATTENTION = re.compile(r"(.+\.(?:self_attn|encoder_attn))\..+")
-Stacks = dict[str, dict[int, int]]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """layers: number of each layer of the student -> of the teacher's that it starts as. shift: of what follows the last."""
+
+    layers: dict[int, int]
+    shift: int
+
+
+Stacks = dict[str, Stack]
 
 
 def unit(name: str) -> str:
@@ -28,16 +39,16 @@ def unit(name: str) -> str:
 
 
 def paired_stacks(student: Iterable[str], teacher: Iterable[str]) -> Stacks:
-    """By the name that stands before the number: the layers of the student, each with the teacher's that it is paired with."""
-    of_student, of_teacher = _stacks(student), _stacks(teacher)
-    return {
-        stack: {
-            number: of_teacher[stack][place]
-            for number, place in zip(numbers, paired_layers(len(numbers), len(of_teacher[stack])), strict=True)
+    """By the name that stands before the number: the layers of the student and the teacher's."""
+    of_student, of_teacher = _numbers(student), _numbers(teacher)
+    found = {}
+    for stack in of_student.keys() & of_teacher.keys():
+        ours, theirs = of_student[stack], of_teacher[stack]
+        pairs = {
+            number: theirs[place] for number, place in zip(ours, paired_layers(len(ours), len(theirs)), strict=True)
         }
-        for stack, numbers in of_student.items()
-        if stack in of_teacher
-    }
+        found[stack] = Stack(pairs, theirs[-1] - ours[-1])
+    return {stack: found[stack] for stack in sorted(found)}
 
 
 def counterpart(name: str, stacks: Stacks) -> str | None:
@@ -50,11 +61,11 @@ def counterpart(name: str, stacks: Stacks) -> str | None:
         stack, number = name[: found.start()], int(found[0])
         if stack not in stacks:
             continue
-        layers = stacks[stack]
+        layers = stacks[stack].layers
         if number in layers:
             other = layers[number]
         elif number > max(layers):
-            other = number - max(layers) + layers[max(layers)]
+            other = number + stacks[stack].shift
         elif number < min(layers):
             other = number
         else:
@@ -65,10 +76,10 @@ def counterpart(name: str, stacks: Stacks) -> str | None:
 
 def layer_record(stacks: Stacks) -> dict[str, list[int]]:
     """By the name of each stack: for each layer of the student the teacher's. A GRU is one stack."""
-    return {GRU_TAIL.sub("", stack).rstrip("."): list(layers.values()) for stack, layers in stacks.items()}
+    return {GRU_TAIL.sub("", stack).rstrip("."): list(found.layers.values()) for stack, found in stacks.items()}
 
 
-def _stacks(names: Iterable[str]) -> dict[str, list[int]]:
+def _numbers(names: Iterable[str]) -> dict[str, list[int]]:
     """Numbers of the layers of each stack, ascending."""
     numbers: dict[str, set[int]] = {}
     for name in names:

@@ -15,11 +15,11 @@ COUNTS = st.integers(1, 60)
 @pytest.mark.parametrize(
     ("num_student", "num_teacher", "expected"),
     [
-        (3, 6, [1, 3, 5]),
-        (6, 12, [1, 3, 5, 7, 9, 11]),
-        (2, 3, [1, 2]),
-        (1, 4, [3]),
-        (4, 12, [2, 5, 8, 11]),
+        (3, 6, [0, 2, 4]),
+        (6, 12, [0, 2, 4, 6, 8, 10]),
+        (2, 3, [0, 1]),
+        (1, 4, [0]),
+        (4, 12, [0, 3, 6, 9]),
         (3, 1, [0, 0, 0]),
     ],
 )
@@ -28,12 +28,12 @@ def test_layers_are_paired(num_student: int, num_teacher: int, expected: list[in
 
 
 @given(COUNTS, COUNTS)
-def test_pairs_ascend_end_with_the_last_and_are_spread_evenly(num_student: int, num_teacher: int) -> None:
+def test_pairs_ascend_start_with_the_first_and_are_spread_evenly(num_student: int, num_teacher: int) -> None:
     pairs = paired_layers(num_student, num_teacher)
-    assert len(pairs) == num_student and pairs[-1] == num_teacher - 1
+    assert len(pairs) == num_student and pairs[0] == 0
     assert all(0 <= place < num_teacher for place in pairs) and pairs == sorted(pairs)
     if num_student <= num_teacher:
-        gaps = {after - before for before, after in zip([-1, *pairs], pairs, strict=False)}
+        gaps = {after - before for before, after in zip(pairs, [*pairs[1:], num_teacher], strict=True)}
         assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
 
 
