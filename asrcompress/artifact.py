@@ -9,6 +9,7 @@ shapes and bits of the packed weights, and tied names. The header's one metadata
 `format: asrcompress.v1`; everything else is in the tensor, since the order of several header
 entries is not fixed and the bytes of an artifact are. Nothing is pickled, no tied weight is stored
 twice, no float copy of a packed weight is stored. Integer modules are built from this elsewhere.
+With `compact` in its recipe the same tensors and JSON are one coded tensor, `format: asrcompress.c1` (compact/).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from asrcompress.compact import file as compact
 from asrcompress.entropy import ZSTD, CodingSpool, Plain, decode_text, encode_text, read_coded
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write, require_absent
@@ -35,7 +37,7 @@ from asrcompress.integers.grid_tree import from_tree, to_tree
 from asrcompress.mapped import release
 from asrcompress.sparse import SparseWeight
 from asrcompress.stored_weight import PARTS, read_weight, weight_entry, weight_tensors
-from asrcompress.tensor_file import TensorSpool, spool
+from asrcompress.tensor_file import TYPE_OF, Outline, TensorSpool, spool
 
 FORMAT = "asrcompress.v1"
 JSON_NAME = "asrcompress.json"
@@ -100,6 +102,8 @@ def save_artifact(
     """
     path = Path(path)
     require_absent(path, force=force)
+    if content.recipe.get("compact"):
+        return _save_compact(path, content, force=force, check_size=check_size)
     entries: dict[str, dict[str, Any]] = {}
     is_coded = content.recipe.get("entropy_coding") == ZSTD
     with spool(path) as tensors:
@@ -109,11 +113,7 @@ def save_artifact(
             for name in weights:
                 entries[name] = _spool_weight(into, name, weights[name])
         for name in content.floats:
-            taken = name in tensors.outlines or name == JSON_NAME or name in entries
-            if taken or any(name.removesuffix(f"_{part}") in entries for part in PARTS if name.endswith(f"_{part}")):
-                raise AsrCompressError(
-                    f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
-                )
+            _require_free(path, name, entries)
             tensor = content.floats[name].detach()
             into.add(name, narrow_float(tensor))
             release(tensor)
@@ -126,6 +126,40 @@ def save_artifact(
         with atomic_write(path, force=force) as handle:
             tensors.write_to(handle, METADATA)
     return entries
+
+
+def _save_compact(
+    path: Path, content: ArtifactContent, *, force: bool, check_size: Callable[[int], None] | None
+) -> dict[str, dict[str, Any]]:
+    """`save_artifact` in the compact layout."""
+    entries: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    for weights in (content.quantized, content.sparse):
+        for name in weights:
+            weight = weights[name]
+            entries[name] = weight_entry(weight)
+            tensors |= weight_tensors(name, weight)
+    for name in content.floats:
+        _require_free(path, name, entries)
+        tensors[name] = narrow_float(content.floats[name].detach())
+    try:
+        data = compact.file_bytes(json.loads(record_text(content, entries)), tensors)
+    except AsrCompressError as error:
+        raise AsrCompressError(f"{path}: {error}; leave out --compact, which is for small models") from error
+    if check_size:
+        check_size(len(data))
+    with atomic_write(path, force=force) as handle:
+        handle.write(data)
+    return entries
+
+
+def _require_free(path: Path, name: str, entries: Mapping[str, Any]) -> None:
+    """Raise where a float tensor has the name of the record, of a weight or of a part of one."""
+    is_part = any(name.removesuffix(f"_{part}") in entries for part in PARTS if name.endswith(f"_{part}"))
+    if name == JSON_NAME or name in entries or is_part:
+        raise AsrCompressError(
+            f"{path}: the tensor name '{name}' is taken by the artifact format; rename it in the checkpoint"
+        )
 
 
 def _spool_weight(
@@ -179,6 +213,17 @@ def is_artifact(path: str | Path) -> bool:
     return isinstance(metadata, dict) and str(metadata.get("format", "")).startswith("asrcompress.")
 
 
+def is_compact(header: dict[str, Any] | None) -> bool:
+    """Whether a header is that of a compact file."""
+    metadata = header.get("__metadata__") if header else None
+    return isinstance(metadata, dict) and metadata.get("format") == compact.FORMAT
+
+
+def format_of(content: ArtifactContent | None) -> str:
+    """The format of the file that this content is from, or will be. None: some artifact's."""
+    return compact.FORMAT if content and content.recipe.get("compact") else FORMAT
+
+
 def load_artifact(path: str | Path) -> ArtifactContent:
     """Read an artifact back, with every size checked.
 
@@ -198,18 +243,32 @@ def read_bytes(path: str | Path) -> bytes:
 
 def parse_artifact(data: bytes, path: str | Path) -> ArtifactContent:
     """`load_artifact` for bytes that were read already; `path` is for the messages."""
-    require_format(_parse_header(io.BytesIO(data), len(data)), path)
+    version = require_format(_parse_header(io.BytesIO(data), len(data)), path)
     try:
-        tensors = dict(sorted(load(data).items()))
-        record = json.loads(decode_text(JSON_NAME, tensors.pop(JSON_NAME)))
-        check_record(record)
-        tensors |= read_coded(record.get("coded", {}), tensors)
+        tensors, record = _compact_parts(data) if version == compact.FORMAT else _plain_parts(data)
         weights = {name: read_weight(name, entry, tensors) for name, entry in record["weights"].items()}
         quantized = {name: weight for name, weight in weights.items() if isinstance(weight, QuantizedWeight)}
         sparse = {name: weight for name, weight in weights.items() if isinstance(weight, SparseWeight)}
         return content_of(record, quantized, sparse, tensors)
     except DAMAGE as error:
         raise damaged(path, error) from error
+
+
+def _plain_parts(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors by name, the record) of a file's bytes."""
+    tensors = dict(sorted(load(data).items()))
+    record = json.loads(decode_text(JSON_NAME, tensors.pop(JSON_NAME)))
+    check_record(record)
+    return tensors | read_coded(record.get("coded", {}), tensors), record
+
+
+def _compact_parts(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`_plain_parts` of a compact file."""
+    found = compact.read_file(data)
+    check_record(found.record)
+    if found.record["recipe"].get("compact") is not True:
+        raise ValueError("its recipe does not say that it is compact")
+    return dict(sorted(found.tensors.items())), found.record
 
 
 def content_of(
@@ -231,16 +290,17 @@ def content_of(
     return ArtifactContent(quantized=quantized, floats=floats, grids=grids, sparse=sparse, **parts)
 
 
-def require_format(header: dict[str, Any] | None, path: str | Path) -> None:
-    """Raise where a header (None: there is none) is not that of an artifact of this version."""
+def require_format(header: dict[str, Any] | None, path: str | Path) -> str:
+    """The format that a header names; raises where it is none of this version, or there is no header (None)."""
     if header is None:
         raise AsrCompressError(
             f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize"
         )
     metadata = header.get("__metadata__")
     version = metadata.get("format") if isinstance(metadata, dict) else None
-    if version != FORMAT:
+    if version not in (FORMAT, compact.FORMAT):
         raise AsrCompressError(f"{path}: format '{version}' is not {FORMAT}; use the asrcompress that wrote it")
+    return str(version)
 
 
 def damaged(path: str | Path, error: Exception) -> AsrCompressError:
@@ -257,6 +317,10 @@ def read_record(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     path = Path(path)
     header = read_header(path)
+    if is_compact(header):
+        return {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}, compact_outlines(
+            path
+        )[1]
     try:
         tensors = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
         begin, end = tensors[JSON_NAME]["data_offsets"]
@@ -271,11 +335,25 @@ def read_record(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, record
 
 
+def compact_outlines(path: str | Path) -> tuple[dict[str, Outline], dict[str, Any]]:
+    """(types and shapes of the tensors of a compact file, its record).
+
+    Raises:
+        AsrCompressError: it is damaged.
+    """
+    try:
+        tensors, record = _compact_parts(read_bytes(path))
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+    return {name: (TYPE_OF[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}, record
+
+
 def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
     """Every byte of an artifact by what it is for; the entries' `size_bytes` sum to the file's size.
 
     Kinds: header, weight_packed, weight_pattern, weight_bitmask, weight_scale, weight_zero_point, weight_values, float, json,
-    gap (bytes no tensor claims).
+    gap (bytes no tensor claims). In a compact file tensors take what they are coded in; there is no gap, but coding (where
+    that is longer than the tensor, and the end of the stream).
 
     Raises:
         AsrCompressError: no safetensors header. A file that `load_artifact` accepts always has one.
@@ -286,6 +364,8 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
         raise AsrCompressError(
             f"{path}: is not a safetensors file, or is damaged; write it again with asrcompress quantize"
         )
+    if is_compact(header):
+        return _compact_ledger(path)
     with open(path, "rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
     entries = [{"name": "header", "kind": "header", "size_bytes": 8 + length}]
@@ -303,7 +383,20 @@ def byte_ledger(path: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _kind(name: str, tensors: dict[str, Any]) -> str:
+def _compact_ledger(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = compact.ledger(read_bytes(path))
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+    named = {name or JSON_NAME: size for name, size in rows}
+    own = {"header", "coding"}
+    return [
+        {"name": name, "kind": name if name in own else _kind(name, named), "size_bytes": size}
+        for name, size in named.items()
+    ]
+
+
+def _kind(name: str, tensors: Mapping[str, Any]) -> str:
     if name == JSON_NAME:
         return "json"
     beside = {"packed": ("scale",), "values": ("pattern", "bitmask"), "scale": ("packed",), "zero_point": ("packed",)}

@@ -13,8 +13,11 @@ from asrcompress.artifact import (
     JSON_NAME,
     METADATA,
     ArtifactContent,
+    compact_outlines,
     dump_record,
+    is_compact,
     narrow_float,
+    read_header,
     read_record,
     record_text,
 )
@@ -26,7 +29,8 @@ from asrcompress.tensor_file import TYPE_OF, Outline, compact_json, data_size_by
 
 
 def artifact_size_bytes(content: ArtifactContent) -> int:
-    """The size of the file that `save_artifact` writes for this content, to the byte."""
+    """The size of the file that `save_artifact` writes for this content, to the byte, where it is not coded: neither by
+    zstd nor as a compact file, whose sizes depend on all values."""
     tensors: dict[str, Outline] = {}
     for weights in (content.quantized, content.sparse):
         for name, weight in weights.items():
@@ -38,16 +42,20 @@ def artifact_size_bytes(content: ArtifactContent) -> int:
 
 
 def size_bytes_without_coding(path: Path) -> int:
-    """The size of an artifact if its tensors were not entropy coded, to the byte: of the file that the same options but
-    that one give. Read from what the file says of itself; no tensor is decoded.
+    """The size of an artifact if its tensors were not entropy coded, nor it compact, to the byte: of the file that the
+    same options but that one give. Of a file that is not compact no tensor is decoded.
 
     Raises:
-        AsrCompressError: it is no artifact.
+        AsrCompressError: it is no artifact, or damaged.
     """
-    stored, record = read_record(path)
-    tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in stored.items()}
-    tensors |= {name: (dtype, tuple(shape)) for name, (dtype, shape) in record.pop("coded", {}).items()}
-    record["recipe"].pop("entropy_coding", None)
+    if is_compact(read_header(path)):
+        stored, record = compact_outlines(path)
+    else:
+        entries, record = read_record(path)
+        stored = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+    tensors = stored | {name: (dtype, tuple(shape)) for name, (dtype, shape) in record.pop("coded", {}).items()}
+    for option in ("entropy_coding", "compact"):
+        record["recipe"].pop(option, None)
     tensors[JSON_NAME] = "U8", (len(dump_record(record).encode()),)
     return len(header(tensors, METADATA)) + sum(map(data_size_bytes, tensors.values()))
 

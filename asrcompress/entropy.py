@@ -16,12 +16,11 @@ import zstandard
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.tensor_file import TYPE_OF, WIDTHS, TensorSpool, compact_json
+from asrcompress.tensor_file import DTYPE_OF, TYPE_OF, WIDTHS, TensorSpool, compact_json
 
 ZSTD = "zstd"
 CODINGS = (ZSTD,)
 MAGIC = zstandard.FRAME_HEADER  # what every frame begins with, and no JSON does
-DTYPE_OF = {name: dtype for dtype, name in TYPE_OF.items()}
 # Small tensors are worth the search; 19 codes 2 MB a second and saves next to nothing on codes of many weights.
 SMALL_BYTES, SMALL_LEVEL, LEVEL = 1 << 20, 19, 3
 # What a frame may unpack to. Codes and floats shrink to a tenth at most; a frame that claims more is an attack on memory.

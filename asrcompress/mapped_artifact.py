@@ -23,6 +23,8 @@ from asrcompress.artifact import (
     check_record,
     content_of,
     damaged,
+    is_compact,
+    load_artifact,
     read_header,
     require_format,
 )
@@ -43,7 +45,10 @@ def map_artifact(path: str | Path) -> ArtifactContent:
         AsrCompressError: not there, not an artifact of this version, or damaged. Reading a weight raises it, too.
     """
     path = Path(path)
-    require_format(read_header(path), path)
+    header = read_header(path)
+    require_format(header, path)
+    if is_compact(header):  # one stream, and small
+        return load_artifact(path)
 
     def read(name: str) -> Weight:
         found = parts[name]

@@ -32,6 +32,7 @@ TYPE_OF = {
     torch.int16: "I16", torch.float8_e8m0fnu: "F8_E8M0", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
     torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+DTYPE_OF = {name: dtype for dtype, name in TYPE_OF.items()}
 CHUNK_BYTES = 1 << 23
 
 

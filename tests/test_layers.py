@@ -14,7 +14,7 @@ LEVELS = {
     "files": 1, "integers": 1, "grids": 1, "packing": 1, "patterns": 1, "sidecar": 1, "gate": 1,
     "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
     "artifact_size": 2, "mapped_artifact": 2, "stored_weight": 2, "sparse": 1, "entropy": 1, "mapped": 1, "tensor_file": 1,
-    "training": 2, "ops": 3,
+    "compact": 2, "training": 2, "ops": 3,
     "cli": 4,
 }  # fmt: skip
 SAME = {
@@ -26,6 +26,7 @@ SAME = {
     ("sparse", "patterns"),
     ("entropy", "tensor_file"),
     ("artifact", "stored_weight"),
+    ("artifact", "compact"),
     ("artifact_size", "artifact"),
     ("mapped_artifact", "artifact"),
     ("mapped_artifact", "stored_weight"),

@@ -44,6 +44,15 @@ EntropyCoding = Annotated[
         show_default=False,
     ),
 ]
+Compact = Annotated[
+    Optional[bool],
+    typer.Option(
+        "--compact/--no-compact",
+        help="For small models: record and tensors as one coded tensor, without loss and without a header for each. "
+        "--no-compact undoes a recipe's.",
+        show_default=False,
+    ),
+]
 CalibrateData = Annotated[
     Optional[Path],
     typer.Option(

@@ -13,6 +13,7 @@ from asrcompress.cli.options import (
     CalibrateData,
     CalibrationLimit,
     CalibrationSplit,
+    Compact,
     DataDir,
     EntropyCoding,
     Force,
@@ -117,6 +118,7 @@ def quantize(
         typer.Option(help="Glob over weight names to leave in float; may be repeated.", show_default=False),
     ] = None,
     entropy_coding: EntropyCoding = None,
+    compact: Compact = None,
     config: Recipe = None,
     plan: Annotated[
         Optional[Path],
@@ -159,6 +161,7 @@ def quantize(
         include=include,
         exclude=exclude,
         entropy_coding=entropy_coding,
+        compact=compact,
     )
     from asrcompress.cli.trust import warn_of_trust
     from asrcompress.ops.quantize import Calibrate

@@ -12,6 +12,7 @@ from asrcompress.cli.options import (
     CalibrateData,
     CalibrationLimit,
     CalibrationSplit,
+    Compact,
     DataDir,
     EntropyCoding,
     Force,
@@ -66,6 +67,7 @@ def sparsify(
         typer.Option(help="Glob over weight names to leave as they are; may be repeated.", show_default=False),
     ] = None,
     entropy_coding: EntropyCoding = None,
+    compact: Compact = None,
     config: Recipe = None,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
@@ -92,7 +94,7 @@ def sparsify(
 
     given = {
         "pattern": pattern, "sparsity": sparsity, "method": method, "calibration_limit": calibration_limit, "include": include,
-        "exclude": exclude, "entropy_coding": entropy_coding,
+        "exclude": exclude, "entropy_coding": entropy_coding, "compact": compact,
     }  # fmt: skip
     options = sparsify_config(config, {name: value for name, value in given.items() if value not in (None, [])})
     if trust_checkpoint:

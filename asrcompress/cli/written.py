@@ -31,6 +31,8 @@ def tell_written(written: WrittenArtifact, more: Iterable[str], *, way_out: str,
     if uncoded := metrics.get("size_bytes_without_entropy_coding"):
         saved = 1 - metrics["size_bytes"] / uncoded
         say(f"entropy coding: {format_bytes(uncoded)} without it, {saved:.2%} saved")
+    if plain := metrics.get("size_bytes_without_compact"):
+        say(f"compact: {format_bytes(plain)} without it, {1 - metrics['size_bytes'] / plain:.2%} saved")
     if warning := record["honesty"].get("warning"):
         say(f"WARNING: {warning}")
     if written.removed:

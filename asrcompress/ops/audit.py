@@ -183,7 +183,7 @@ def trace_decoding(loaded: LoadedModel) -> Trace:
 
 def stored_tensors(source: Source) -> list[Stored]:
     """Every tensor of the model with its bytes in the file, tied ones once."""
-    found = []
+    found, sizes = [], {}
     if source.content is not None:
         sizes = {entry["name"]: entry["size_bytes"] for entry in byte_ledger(source.path)}
         groups: list[Mapping[str, QuantizedWeight | SparseWeight]] = [source.content.quantized, source.content.sparse]
@@ -197,7 +197,7 @@ def stored_tensors(source: Source) -> list[Stored]:
         if name in sparse or (tensor.data_ptr() in seen and tensor.numel()):
             continue
         seen.add(tensor.data_ptr())
-        size = tensor.numel() * tensor.element_size()
+        size = sizes.get(name, tensor.numel() * tensor.element_size())
         dtype = str(tensor.dtype).removeprefix("torch.")
         found.append(Stored(name, dtype, tensor.numel(), size, tensor.dim() > 1))
     return found

@@ -69,12 +69,16 @@ def drops(said: Said) -> bool:
     return said not in (None, NO_PATTERN)
 
 
-def check_entropy_coding(coding: str | None) -> str | None:
-    """`zstd` as it is, `none` as None.
+def check_coding(coding: str | None, *, is_compact: bool = False) -> str | None:
+    """The entropy coding `zstd` as it is, `none` as None.
 
     Raises:
-        AsrCompressError: it is neither.
+        AsrCompressError: it is neither; or it is asked for in a compact file, where every tensor is coded already.
     """
+    if coding == "zstd" and is_compact:
+        raise AsrCompressError(
+            "--compact codes every tensor, better than zstd; leave out --entropy-coding, or give --entropy-coding none"
+        )
     if coding not in (None, "none", "zstd"):
         raise AsrCompressError(f"entropy coding {coding}: use zstd, or none")
     return None if coding == "none" else coding

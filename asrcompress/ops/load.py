@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asrcompress.artifact import FORMAT, ArtifactContent, is_artifact, parse_artifact, read_bytes
+from asrcompress.artifact import ArtifactContent, format_of, is_artifact, parse_artifact, read_bytes
 from asrcompress.checkpoints import Checkpoint, read_checkpoint
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import sha256_file
@@ -180,7 +180,7 @@ def describe(source: Source, num_params: int) -> dict[str, Any]:
     ledger = source.checkpoint.ledger if source.checkpoint else {"model": source.size_bytes, "optimizer": 0}
     return {
         "file": source.path.name,
-        "format": source.checkpoint.format if source.checkpoint else FORMAT,
+        "format": source.checkpoint.format if source.checkpoint else format_of(source.content),
         "family": source.spec.family,
         "sha256": source.sha256,
         "size_bytes": source.size_bytes,

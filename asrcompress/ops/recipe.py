@@ -22,7 +22,7 @@ from asrcompress.ops.choice import (
     NO_PATTERN,
     Said,
     as_choice,
-    check_entropy_coding,
+    check_coding,
     check_said,
     drops,
     said_of,
@@ -123,8 +123,9 @@ class QuantizeConfig:
     fraction of zeros in every weight instead, wherever they fall. sparsifier: how the kept ones are chosen; magnitude where
     there is one of both and nothing else is said. keep_masks: False where pattern was `none`; else a weight of which nothing
     is said keeps the zeros that an artifact has it with. entropy_coding: zstd where that makes a stored tensor smaller.
-    plan: sha256 of the plan file that the rules are from. The artifact then records it, and of the rules only what counts
-    when it is loaded, since what was packed how stands beside each weight; the sidecar has them whole.
+    compact: all of a small model as one coded tensor instead. plan: sha256 of the plan file that the rules are from. The
+    artifact then records it, and of the rules only what counts when it is loaded, since what was packed how stands beside each
+    weight; the sidecar has them whole.
     """
 
     num_bits: int = 8
@@ -145,6 +146,7 @@ class QuantizeConfig:
     sparsity: float | None = None
     keep_masks: bool = field(default=True, compare=False)
     entropy_coding: str | None = None
+    compact: bool = False
 
     def __post_init__(self) -> None:
         _check_bits("--bits", self.num_bits)
@@ -161,7 +163,7 @@ class QuantizeConfig:
         Granularity.parse(self.granularity)
         require_bits(self.method, self.num_bits, supported_bits(self.method), f"--bits {self.num_bits}")
         self._resolve_pattern()
-        object.__setattr__(self, "entropy_coding", check_entropy_coding(self.entropy_coding))
+        object.__setattr__(self, "entropy_coding", check_coding(self.entropy_coding, is_compact=self.compact))
         needed = {None: None, "stored": "none", "computed": "int8", "integer-only": "int8"}[self.level]
         if needed and self.activations not in (None, needed):
             raise AsrCompressError(
@@ -245,7 +247,16 @@ class QuantizeConfig:
     def to_json(self) -> dict[str, Any]:
         """What the artifact records: only what says something about it."""
         record = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
-        defaults = ("bias_correction", "rules", "pattern", "sparsity", "sparsifier", "plan", "entropy_coding")
+        defaults = (
+            "bias_correction",
+            "rules",
+            "pattern",
+            "sparsity",
+            "sparsifier",
+            "plan",
+            "entropy_coding",
+            "compact",
+        )
         for key in (*defaults, *(() if self.is_static else ("calibration_method", "intermediate_bits"))):
             if key in defaults and record[key]:
                 continue
@@ -298,7 +309,7 @@ LOADING_KEYS = ("activations", "level")
 OPTION_TYPES: dict[str, type] = {
     "bits": int, "granularity": str, "activations": str, "method": str, "include": list, "exclude": list, "level": str,
     "calibration_method": str, "calibration_limit": int, "intermediate_bits": int, "bias_correction": bool, "pattern": str,
-    "sparsifier": str, "sparsity": float, "entropy_coding": str,
+    "sparsifier": str, "sparsity": float, "entropy_coding": str, "compact": bool,
 }  # fmt: skip
 
 

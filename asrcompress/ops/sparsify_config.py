@@ -16,7 +16,7 @@ from asrcompress.ops.choice import (
     DEFAULT_SPARSIFIER,
     Said,
     as_choice,
-    check_entropy_coding,
+    check_coding,
     check_said,
     drops,
     said_of,
@@ -34,7 +34,7 @@ class SparsifyConfig:
     wherever they fall. method: how the kept weights are chosen. include/exclude: shell globs over weight names; a weight is
     pruned if some include fits and no exclude does. rules: of these, pattern, sparsity and sparsifier count; `none` leaves a
     weight as it is. calibration_limit: utterances or clips that calibration runs. entropy_coding: zstd where that makes a
-    stored tensor smaller.
+    stored tensor smaller. compact: all of a small model as one coded tensor instead.
     """
 
     pattern: str | None = None
@@ -45,6 +45,7 @@ class SparsifyConfig:
     calibration_limit: int = 64
     rules: tuple[Rule, ...] = ()
     entropy_coding: str | None = None
+    compact: bool = False
 
     def __post_init__(self) -> None:
         said = check_said(self.pattern, self.sparsity)
@@ -55,7 +56,7 @@ class SparsifyConfig:
         needs_statistics(self.method)
         if not 1 <= self.calibration_limit <= 10**6:
             raise AsrCompressError(f"--calibration-limit {self.calibration_limit}: use 1 to {10**6}")
-        object.__setattr__(self, "entropy_coding", check_entropy_coding(self.entropy_coding))
+        object.__setattr__(self, "entropy_coding", check_coding(self.entropy_coding, is_compact=self.compact))
 
     @property
     def level(self) -> str:
@@ -96,13 +97,14 @@ class SparsifyConfig:
             "exclude": list(self.exclude),
             "rules": [rule.to_json() for rule in self.rules],
             "entropy_coding": self.entropy_coding,
+            "compact": self.compact or None,
         }
         return {key: value for key, value in record.items() if value is not None and (key != "rules" or value)}
 
 
 OPTION_TYPES: dict[str, type] = {
     "pattern": str, "sparsity": float, "method": str, "include": list, "exclude": list, "calibration_limit": int,
-    "entropy_coding": str,
+    "entropy_coding": str, "compact": bool,
 }  # fmt: skip
 RULE_KEYS = ("modules", "pattern", "sparsity", "method")
 

@@ -131,8 +131,9 @@ def _record(
         "size_ratio": model["size_bytes"] / parent["size_bytes"],
         "model_size_ratio": model["model_size_bytes"] / parent["model_size_bytes"],
     }
-    if written.content and written.content.recipe.get("entropy_coding"):
-        metrics["size_bytes_without_entropy_coding"] = size_bytes_without_coding(output)
+    for option in ("entropy_coding", "compact"):
+        if written.content and written.content.recipe.get(option):
+            metrics[f"size_bytes_without_{option}"] = size_bytes_without_coding(output)
     ledger = {"entries": entries, "size_bytes": sum(entry["size_bytes"] for entry in entries)}
     more = {"training": training(written)} if training else {}
     return build(
