@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from asrcompress.cli.long_form import (
+    DebounceS,
+    FalseRejectRate,
+    LongForm,
+    Reset,
+    SmoothingS,
+    long_form_config,
+    long_form_summary,
+)
 from asrcompress.cli.options import DataDir, Device, Force, Json, ModelArgument, Output, Threads, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, progress_bar, say
 from asrcompress.errors import AsrCompressError
@@ -82,6 +91,11 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    long_form: LongForm = None,
+    false_reject_rate: FalseRejectRate = None,
+    smoothing_s: SmoothingS = None,
+    debounce_s: DebounceS = None,
+    reset: Reset = None,
     audio_root: Annotated[
         Optional[Path], typer.Option(help="Where a table's relative audio paths start [default: its folder].")
     ] = None,
@@ -117,7 +131,11 @@ def evaluate(
         data=data, audio_root=audio_root, beam=beam, lenpen=lenpen, max_len_a=max_len_a, max_len_b=max_len_b, batch_size=batch_size,
         normalizer=normalizer, keyword=keyword, split=split, threshold=threshold, limit=limit, baseline=baseline,
         num_resamples=resamples, confidence=confidence, seed=seed, device=device,
-        stream=_stream_options(streaming, chunk_ms, window_s),
+        stream=_stream_options(streaming, chunk_ms, None if long_form and not streaming else window_s),
+        long_form=long_form_config(
+            long_form, threshold=threshold, false_reject_rate=false_reject_rate, smoothing_s=smoothing_s,
+            debounce_s=debounce_s, reset=reset, window_s=window_s,
+        ),
     )  # fmt: skip
     set_threads(threads)
     if trust_checkpoint:
@@ -177,6 +195,8 @@ def _summary(record: dict[str, Any]) -> str:
         line += f"; {_paired(record['paired'])}"
     if record.get("streaming"):
         line += f"; {_streaming(record['streaming'])}"
+    if record.get("long_form"):
+        line += f"; {long_form_summary(record['long_form'])}"
     return line
 
 

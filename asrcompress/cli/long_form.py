@@ -30,7 +30,7 @@ FalseRejectRate = Annotated[
 SmoothingS = Annotated[
     Optional[float],
     typer.Option(
-        help="With --long-form: seconds of the moving average that is compared with the threshold; 0: none. [default: 0.24]",
+        help="With --long-form: seconds of the moving average that is compared with the threshold; 0: none. [default: 0.16]",
         show_default=False,
     ),
 ]

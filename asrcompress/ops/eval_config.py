@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.ops.long_form_config import LongFormConfig
 from asrcompress.ops.stream_config import StreamConfig
 
 # Options that only one task has, with their defaults.
@@ -42,6 +43,7 @@ class EvalConfig:
     seed: int = 0
     device: str = "cpu"
     stream: StreamConfig | None = None
+    long_form: LongFormConfig | None = None
 
     def __post_init__(self) -> None:
         for option, value, low, high in (
@@ -79,8 +81,9 @@ def task_options(config: EvalConfig, task: str, model: str, without: Collection[
     Raises:
         AsrCompressError: an option of another task was given, or one that means nothing to this model.
     """
-    if config.stream and task != "keyword":
-        raise AsrCompressError(f"--streaming: is for {TASK_NOUNS['keyword']}; {model}, so leave it out")
+    for option, given in (("--streaming", config.stream), ("--long-form", config.long_form)):
+        if given and task != "keyword":
+            raise AsrCompressError(f"{option}: is for {TASK_NOUNS['keyword']}; {model}, so leave it out")
     for other, defaults in TASK_DEFAULTS.items():
         for name in defaults:
             value = getattr(config, name)

@@ -84,6 +84,7 @@ def evaluate(
     utterances_path = output.with_name(output.name.removesuffix(".json") + ".utterances.jsonl")
     baseline = read_baseline(config.baseline) if config.baseline else None
     inputs = [path, config.data, *([baseline.path, baseline.utterances_path] if baseline else [])]
+    inputs += config.long_form.negatives if config.long_form else ()
     check_outputs([output, utterances_path], inputs, force=force)
     check_device(config.device)
     source = open_source(path, data_dir=data_dir, trust=trust)
@@ -100,6 +101,11 @@ def evaluate(
         from asrcompress.ops.score_keywords import measure
     clock = Clock()
     measured = measure(loaded, config, options, baseline, clock, progress)
+    long_form = None
+    if config.long_form:
+        from asrcompress.ops.long_form import measure_long_form
+
+        long_form = measure_long_form(loaded, config, config.long_form, options, progress)
     model = describe(loaded.source, count_params(loaded.source))
     sizes = {key: model[key] for key in ("size_bytes", "model_size_bytes", "num_params")}
     factor = clock.compute_s / clock.audio_s if clock.audio_s else None
@@ -113,13 +119,14 @@ def evaluate(
         data=measured.data | {"duration_s": round(clock.audio_s, 6)},
         normalizer=measured.normalizer,
         decoding=measured.decoding,
-        metrics=measured.metrics | sizes | {"real_time_factor": factor},
-        intervals=measured.intervals,
+        metrics=measured.metrics | sizes | {"real_time_factor": factor} | (long_form.metrics if long_form else {}),
+        intervals=measured.intervals | (long_form.intervals if long_form else {}),
         paired=measured.paired,
         utterances_file=utterances_path.name,
         utterances_sha256=hashlib.sha256(lines).hexdigest(),
         curve=measured.curve,
         **({"streaming": measured.streaming} if measured.streaming else {}),
+        **({"long_form": long_form.block} if long_form else {}),
     )
     with atomic_write(utterances_path, force=force) as handle:
         handle.write(lines)

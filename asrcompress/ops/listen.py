@@ -18,6 +18,7 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.metrics.events import Detector, detections, smooth
 
 BLOCK_S = 20.0  # audio that is fed at once
+AHEAD_S = 0.5  # after a detection
 
 
 @dataclass(frozen=True)
@@ -68,30 +69,31 @@ def listen(
 def listen_and_reset(stream: Any, recording: Iterable[np.ndarray], sample_rate_hz: int, detector: Detector) -> Heard:
     """Play a recording; right after each step that is a detection, the stream and the detector forget what they heard.
 
-    The reset falls between two steps however the audio is cut into blocks: a block with a detection is taken back, played
-    up to the end of that step's audio, and goes on from there.
+    The reset falls between two steps however the audio is cut: a piece with a detection is taken back and played again up
+    to the end of that step's audio. As detections often follow on each other, pieces are short after one, and then grow.
     """
     steps: list[Any] = []
     smoothed: list[NDArray[np.float64]] = []
     found: list[int] = []
+    ahead = int(BLOCK_S * sample_rate_hz)
     played = 0  # samples
     for block in _blocks(recording, sample_rate_hz):
         while len(block):
-            before = stream.copy()
-            new = stream.feed(block)
+            before, piece = stream.copy(), block[:ahead]
+            new = stream.feed(piece)
             averages, is_detection = detector.advance(_checked(new))
             steps += new[: len(averages)]
             smoothed.append(averages)
-            if not is_detection:
-                played += len(block)
-                break
-            found.append(len(steps) - 1)
-            count = round(steps[-1].time_s * sample_rate_hz) - played
-            stream = before
-            stream.feed(block[:count])
-            stream.reset()
-            detector.reset()
-            block, played = block[count:], played + count
+            ahead *= 2
+            if is_detection:
+                found.append(len(steps) - 1)
+                piece = piece[: round(steps[-1].time_s * sample_rate_hz) - played]
+                stream = before
+                stream.feed(piece)
+                stream.reset()
+                detector.reset()
+                ahead = int(AHEAD_S * sample_rate_hz)
+            block, played = block[len(piece) :], played + len(piece)
     rest = stream.finish()
     while rest:  # steps at the very end, after which there is nothing to be heard
         averages, is_detection = detector.advance(_checked(rest))

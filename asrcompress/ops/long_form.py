@@ -31,6 +31,7 @@ from asrcompress.speech.keyword_datasets import KeywordDataset
 from asrcompress.speech.negatives import NegativeSpeech, read_negatives
 
 Progress = Callable[[int, int], None]
+NUM_LOWER = 10  # thresholds that are tried below all keywords
 
 
 @dataclass(frozen=True)
@@ -100,26 +101,40 @@ def measure_long_form(
 def _operating_point(rig: _Rig, positive: Heard) -> tuple[float, Heard]:
     """The threshold, and the keywords' recording played with it and with resets.
 
-    Thresholds to choose from are the highest moving average of each keyword without a reset. Where a debounce or a reset
-    costs a keyword more than may be missed, the next lower one is tried, until what is measured keeps to the rate.
+    Thresholds to choose from are the highest moving average of each keyword without a reset, and some below all of them.
+    The search begins where that alone misses as many keywords as may be missed. Debounce and resets shift it from there:
+    up while what is measured with them keeps to the rate, else down until it does.
     """
-    if rig.config.threshold is not None:
-        return rig.config.threshold, rig.play_and_reset(rig.keywords.recording, rig.config.threshold)
-    rate = FALSE_REJECT_RATE if rig.config.false_reject_rate is None else rig.config.false_reject_rate
-    peaks = np.sort(rig.keywords.peaks(positive.times_s, positive.smoothed))
+    config, keywords = rig.config, rig.keywords
+    if config.threshold is not None:
+        return config.threshold, rig.play_and_reset(keywords.recording, config.threshold)
+    rate = rig.largest_false_reject_rate
+    peaks = np.sort(keywords.peaks(positive.times_s, positive.smoothed))
     allowed = int(rate * len(peaks) + 1e-9)
-    candidates = np.unique(peaks[: min(allowed, len(peaks) - 1) + 1])[::-1]
-    for threshold in candidates.tolist():
-        plain = positive.detect(threshold, rig.debounce_steps)
-        if rig.keywords.match(plain).num_rejected > allowed and not rig.config.reset:
-            continue
-        reset = rig.play_and_reset(rig.keywords.recording, threshold)
-        if rig.keywords.match(reset if rig.config.reset else plain).num_rejected <= allowed:
-            return threshold, reset
-    raise AsrCompressError(
-        f"--false-reject-rate {rate:g}: no threshold misses at most {allowed} of {len(peaks)} keywords, since a debounce of "
-        f"{rig.config.debounce_s:g} s, begun by a false accept, hides keywords; use a larger rate, or a shorter --debounce-s"
-    )
+    candidates: list[float] = np.unique(np.append(peaks, np.linspace(0, peaks[0], NUM_LOWER))).tolist()
+    played: dict[float, Heard] = {}
+
+    def keeps(position: int) -> bool:
+        threshold = candidates[position]
+        if config.reset:
+            heard = played[threshold] = rig.play_and_reset(keywords.recording, threshold)
+        else:
+            heard = positive.detect(threshold, rig.debounce_steps)
+        return keywords.match(heard).num_rejected <= allowed
+
+    position = candidates.index(peaks[min(allowed, len(peaks) - 1)])
+    if keeps(position):
+        while position + 1 < len(candidates) and keeps(position + 1):
+            position += 1
+    else:
+        position = next((lower for lower in range(position - 1, -1, -1) if keeps(lower)), -1)
+    if position < 0:
+        raise AsrCompressError(
+            f"--false-reject-rate {rate:g}: no threshold misses at most {allowed} of {len(peaks)} keywords, since a debounce "
+            f"of {config.debounce_s:g} s after a false accept hides keywords; use a larger rate, or a shorter --debounce-s"
+        )
+    threshold = candidates[position]
+    return threshold, played.get(threshold) or rig.play_and_reset(keywords.recording, threshold)
 
 
 class _Rig:
@@ -145,6 +160,12 @@ class _Rig:
         self.watch = Stopwatch()
         self._played_s = 0.0
         self._total_s = 2 * (self.negative.duration_s + self.keywords.recording.duration_s)
+
+    @property
+    def largest_false_reject_rate(self) -> float:
+        """That the threshold has to keep to, where it was not given."""
+        rate = self.config.false_reject_rate
+        return FALSE_REJECT_RATE if rate is None else rate
 
     def stream(self) -> Any:
         """A stream that has heard nothing."""
@@ -174,13 +195,10 @@ class _Rig:
     def policy(self, threshold: float) -> dict[str, Any]:
         """What counts as a detection, and by what the threshold was chosen."""
         config = self.config
-        rate = config.false_reject_rate
-        if config.threshold is None and rate is None:
-            rate = FALSE_REJECT_RATE
         return {
             "threshold": threshold,
             "chosen_by": "false_reject_rate" if config.threshold is None else "threshold",
-            "largest_false_reject_rate": rate,
+            "largest_false_reject_rate": self.largest_false_reject_rate if config.threshold is None else None,
             "smoothing_s": config.smoothing_s,
             "smoothing_steps": self.smoothing_steps,
             "debounce_s": config.debounce_s,

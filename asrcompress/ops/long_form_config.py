@@ -11,7 +11,7 @@ from asrcompress.errors import AsrCompressError
 # detection from a keyword's beginning to 1 s after its end accepts it, a false accept within 1 s of another is the same.
 TOLERANCE_S = 1.0
 DEBOUNCE_S = 1.0
-SMOOTHING_S = 0.24
+SMOOTHING_S = 0.16
 FALSE_REJECT_RATE = 0.05
 
 

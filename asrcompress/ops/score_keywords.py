@@ -21,7 +21,14 @@ from asrcompress.ops.evaluate import Clock, Measured, Progress, batches_of_featu
 from asrcompress.ops.load import LoadedModel
 from asrcompress.ops.stream import Streamed, hears_whole_clips, stream_clips
 from asrcompress.ops.subset import first_clips
-from asrcompress.speech.keyword_datasets import read_keyword_clips
+from asrcompress.speech.keyword_datasets import KeywordDataset, read_keyword_clips
+
+
+def read_clips(config: EvalConfig, options: dict[str, Any]) -> KeywordDataset:
+    """The clips that are measured on: of the split, the first `limit`."""
+    keyword, split = options["keyword"], options["split"]
+    whole = read_keyword_clips(config.data, keyword=keyword, split=split, audio_root=config.audio_root)
+    return first_clips(whole, config.limit)
 
 
 def measure(
@@ -35,10 +42,7 @@ def measure(
     """Score every clip; the score is the probability of the keyword."""
     family = loaded.source.family
     split, threshold = options["split"], options["threshold"]
-    dataset = first_clips(
-        read_keyword_clips(config.data, keyword=options["keyword"], split=split, audio_root=config.audio_root),
-        config.limit,
-    )
+    dataset = read_clips(config, options)
     files = [clip.audio for clip in dataset.clips]
     decoding = {"method": "threshold", "keyword": dataset.keyword, "threshold": threshold}
     if config.stream and not hears_whole_clips(loaded, config.stream):
