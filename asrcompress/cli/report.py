@@ -197,7 +197,7 @@ def _stdin_paths() -> list[Path]:
 def _plots(built: Report, folder: Path, taken: list[Path], force: bool) -> dict[Path, str]:
     """What goes into which file of a folder, which is made where there is none. `taken`: no picture may be one of these."""
     from asrcompress.files import check_outputs
-    from asrcompress.report.svg_file import svg_files
+    from asrcompress.report.gallery import svg_files
 
     files = {folder / name: text for name, text in svg_files(built).items()}
     if not files:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: verdict, gates, a plot per quality metric and fine-tuning, the table.
+"""The report as one HTML file that needs nothing else: verdict, gates, its pictures, the table.
 
 No script, no network, no fonts to fetch; it follows the reader's light or dark setting and prints. Every string
 from a sidecar is escaped.
@@ -6,15 +6,15 @@ from a sidecar is escaped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from asrcompress.report.colours import page_variables
-from asrcompress.report.rows import Report, Row, columns, printable, training_note
+from asrcompress.report.gallery import STYLE as PICTURE_STYLE
+from asrcompress.report.gallery import gallery, sentence
+from asrcompress.report.picture import Picture
+from asrcompress.report.rows import Report, Row, columns, printable, spoken_note, spoken_text, training_note
 from asrcompress.report.svg import STYLE as PLOT_STYLE
-from asrcompress.report.tradeoff import pictures
-from asrcompress.report.training_plot import STYLE as TRAINING_STYLE
-from asrcompress.report.training_plot import training_plot
-from asrcompress.report.training_rows import Training, describe
 
 STATUS = {"passed": "✓ passed", "failed": "✗ failed", "error": "! not measured"}
 PAGE_STYLE = (
@@ -46,16 +46,16 @@ p.quiet, ul { color: var(--quiet); font-size: 14px; } ul { padding-left: 20px; }
 
 def render(report: Report) -> str:
     """A whole HTML document."""
-    gates, notes = _gates(report), _notes(report)
+    gates, pictures = _gates(report), gallery(report)
+    notes = _notes(report, pictures)
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>asrcompress report</title>\n<style>{PAGE_STYLE}{PLOT_STYLE}{TRAINING_STYLE}</style>\n</head>\n<body>",
+            f"<title>asrcompress report</title>\n<style>{PAGE_STYLE}{PLOT_STYLE}{PICTURE_STYLE}</style>\n</head>\n<body>",
             f"<h1>asrcompress report{_verdict(report)}</h1>",
             *gates,
-            *_figures(report),
-            *_fine_tuning(report),
+            *_figures(pictures),
             *_numbers(report),
             *notes,
             "</body>\n</html>\n",
@@ -85,29 +85,12 @@ def _gates(report: Report) -> list[str]:
     return ["<h2>Gates</h2>", f'<div class="scroll"><table>{head}<tbody>', *rows, "</tbody></table></div>"]
 
 
-def _figures(report: Report) -> list[str]:
+def _figures(pictures: Sequence[Picture]) -> list[str]:
     parts = []
-    for picture in pictures(report):
+    for picture in pictures:
+        said = [f"<p>{_text(picture.said)}</p>"] if picture.said else []
         caption = f'<figcaption><p class="quiet">{_text(picture.caption)}</p></figcaption>'
-        parts += [f"<h2>{_text(picture.title)}</h2>", f"<figure>{picture.svg}{caption}</figure>"]
-    return parts
-
-
-def _fine_tuning(report: Report) -> list[str]:
-    """A section per fine-tuned model; one that was evaluated twice is two rows and one section."""
-    models: dict[str, tuple[str, Training]] = {}
-    for row in report.rows:
-        if row.training:
-            sha256 = row.measured.sha256
-            models[sha256] = (row.measured.file if sha256 in models else row.label, row.training)
-    parts = []
-    for label, training in models.values():
-        said = describe(training)
-        caption = "The dashed line is the model as it was compressed, before training; the marked point is what the file holds. "
-        if training.has_teacher:
-            caption += "The loss of training counts the distance from the teacher, too, so the two losses are not the same thing."
-        figure = f'<figure>{training_plot(training)}<figcaption><p class="quiet">{caption}</p></figcaption></figure>'
-        parts += [f"<h2>Fine-tuning: {_text(label)}</h2>", f"<p>{_text(said[0].upper() + said[1:])}.</p>", figure]
+        parts += [f"<h2>{_text(picture.title)}</h2>", *said, f"<figure>{picture.svg}{caption}</figure>"]
     return parts
 
 
@@ -134,8 +117,11 @@ def _numbers(report: Report) -> list[str]:
     return ["<h2>Numbers</h2>", table, *body, "</tbody></table></div>"]
 
 
-def _notes(report: Report) -> list[str]:
-    told = {training_note(row) for row in report.rows}  # in the sections above
+def _notes(report: Report, pictures: Sequence[Picture]) -> list[str]:
+    """Without what is said beside a picture."""
+    shown = {picture.said for picture in pictures}
+    told = {training_note(row) for row in report.rows}
+    told |= {spoken_note(row) for row in report.rows if sentence(spoken_text(row)) in shown}
     notes = [note for note in report.notes if note not in told]
     return ["<h2>Notes</h2>", "<ul>", *(f"<li>{_text(note)}</li>" for note in notes), "</ul>"] if notes else []
 

@@ -151,11 +151,16 @@ def _size_axis(values: Sequence[float]) -> Axis:
 
 
 def _quality_axis(values: Sequence[float]) -> Axis:
+    return linear_axis(values, AREA.bottom, AREA.top)
+
+
+def linear_axis(values: Sequence[float], start: float, end: float) -> Axis:
+    """Around the values, from 0 where that is not far below them; `start` and `end` are on the page."""
     low, high = min(values), max(values)
     spread = high - low
     margin = max(spread * 0.15 if spread > abs(high) / 1000 else abs(high) * 0.2, 1e-7)
     low = 0.0 if 0 <= low - margin < 0.35 * high or low >= 0 > low - margin else low - margin
-    return Axis(linear_ticks(low, high + margin), _scale(low, high + margin, AREA.bottom, AREA.top))
+    return Axis(linear_ticks(low, high + margin), _scale(low, high + margin, start, end))
 
 
 def log_axis(values: Sequence[float], start: float, end: float, *, below: float = 1.5, above: float = 1.7) -> Axis:

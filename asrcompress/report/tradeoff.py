@@ -7,10 +7,10 @@ are logarithmic; those of WER are where its values lie far apart. Picks points a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from asrcompress.gate import incomparable
+from asrcompress.report.picture import Picture
 from asrcompress.report.rows import QUALITY_METRICS, Report, Row
 from asrcompress.report.svg import (
     AREA,
@@ -29,17 +29,7 @@ ALWAYS_LOGARITHMIC = frozenset({"au_fa_fr"})
 SIZE_CAPTION = "Sizes are the model's own bytes: optimizer state in a training checkpoint is not counted."
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One plot: `name` for a file, `title` and `caption` for a page, `svg` an element that needs svg.STYLE."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
-
-
-def pictures(report: Report) -> list[Picture]:
+def tradeoffs(report: Report) -> list[Picture]:
     """Of each quality metric that some row has: against bytes, and against MACs where some row has them."""
     found = []
     for name in QUALITY_METRICS:

@@ -136,7 +136,7 @@ def _updates(history: Sequence[Evaluation], panels: Sequence[Panel], across: Cal
 
 
 def _metric(training: Training, panel: Panel, across: Callable[[float], float]) -> list[str]:
-    """The line, its points, the one-shot start as a dashed line, the best marked; both named beside them."""
+    """The line, its points, the start as a dashed line, the best marked; both named beside them."""
     name, before, best = training.metric, training.before, training.best
     start = panel.place(before.metric)
     parts = [
@@ -151,13 +151,13 @@ def _metric(training: Training, panel: Panel, across: Callable[[float], float]) 
     if best.update:
         r = 5.5
         parts.append(
-            f'<path class="marker start" d="M{LEFT} {start - r:.1f}l{r} {r}l-{r} {r}l-{r} -{r}z"><title>one-shot</title></path>'
+            f'<path class="marker start" d="M{LEFT} {start - r:.1f}l{r} {r}l-{r} {r}l-{r} -{r}z"><title>{training.start}</title></path>'
         )
-        parts.append(_label(f"one-shot {metric_text(name, before.metric)}", RIGHT - 4, start - 6, "end"))
+        parts.append(_label(f"{training.start} {metric_text(name, before.metric)}", RIGHT - 4, start - 6, "end"))
     x, y = across(best.update), panel.place(best.metric)
     title = f"<title>best: {escape(_said(name, best))}</title>"
     parts.append(f'<circle class="marker best" cx="{x:.1f}" cy="{y:.1f}" r="6">{title}</circle>')
-    after = f"after {best.update:,}" if best.update else "one-shot"
+    after = f"after {best.update:,}" if best.update else training.start
     text = f"best {metric_text(name, best.metric)}, {after}"
     half = len(text) * CHARACTER_WIDTH / 2
     middle = min(max(x, LEFT + half + 4), RIGHT - half - 4)

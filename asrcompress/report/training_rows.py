@@ -43,7 +43,10 @@ class Speech:
 
 @dataclass(frozen=True)
 class Training:
-    """A fine-tuning: `before` is the one-shot model, `best` what was written, `written_metric` what the file gives."""
+    """A fine-tuning: `before` is the model it began with, `best` what was written, `written_metric` what the file gives.
+
+    is_distilled: a float student was trained from what it was made of; else a compressed model after one shot.
+    """
 
     metric: str
     before: Evaluation
@@ -54,6 +57,12 @@ class Training:
     train: Speech
     dev: Speech
     has_teacher: bool
+    is_distilled: bool = False
+
+    @property
+    def start(self) -> str:
+        """What `before` is, in a word."""
+        return "untrained" if self.is_distilled else "one-shot"
 
     @property
     def masks_moved(self) -> bool:
@@ -71,11 +80,11 @@ def describe(training: Training) -> str:
     best, metric = training.best, training.metric
     start = metric_text(metric, training.before.metric)
     if best.update == 0:
-        found = f"from {metric} {start} one-shot to no better after {_count(training.num_updates, 'update')}"
+        found = f"from {metric} {start} {training.start} to no better after {_count(training.num_updates, 'update')}"
     else:
         total = f" of {training.num_updates:,}" if training.num_updates != best.update else ""
         end = metric_text(metric, best.metric)
-        found = f"from {metric} {start} one-shot to {end} after {_count(best.update, 'update')}{total}"
+        found = f"from {metric} {start} {training.start} to {end} after {_count(best.update, 'update')}{total}"
     return f"{found}; trained on {training.train}, judged on {training.dev}; the file {_kept(training)}"
 
 
@@ -105,13 +114,14 @@ def read_training(record: dict[str, Any], where: str | Path) -> Training | None:
     if block is None:
         return None
     try:
-        return _training(block)
+        recipe = record.get("recipe") or {}
+        return _training(block, is_distilled=recipe.get("level") == "float" and "distilled" in recipe)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is not as it should be ({error})"
         raise AsrCompressError(f"{where}: training {what}; write the sidecar again") from None
 
 
-def _training(block: dict[str, Any]) -> Training:
+def _training(block: dict[str, Any], *, is_distilled: bool) -> Training:
     if block["metric"] not in METRICS:
         raise ValueError(f"metric is not one of {', '.join(METRICS)}")
     history = tuple(_evaluation(line) for line in block["history"])
@@ -130,6 +140,7 @@ def _training(block: dict[str, Any]) -> Training:
         train=_speech(block["train"]),
         dev=_speech(block["dev"]),
         has_teacher=block["teacher_sha256"] is not None,
+        is_distilled=is_distilled,
     )
 
 

@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 import pytest
 
 from asrcompress.report import render
+from asrcompress.report.gallery import svg_files
+from asrcompress.report.picture import Picture
 from asrcompress.report.rows import Report, build_report
 from asrcompress.report.svg import Point, pareto_front
-from asrcompress.report.svg_file import svg_files
-from asrcompress.report.tradeoff import Picture, pictures
+from asrcompress.report.tradeoff import tradeoffs as pictures
 from asrcompress.sidecar import Sidecar
 from tests.fixtures.keyword_records import SWEEP, keyword_sidecars
 from tests.report.test_pages import HOSTILE, Page
