@@ -126,7 +126,7 @@ def finetune_progress() -> Report:
         done = progress.history[-1].update if progress.history else 0
         say(f"fine-tune: stopped; {path} holds update {done}, and the same command with --resume goes on from it")
 
-    return Report(on_update, on_evaluation, progress_bar("read speech"), saved)
+    return Report(on_update, on_evaluation, progress_bar("read speech"), saved, progress_bar("teacher transcribes"))
 
 
 _line: list[str] = []  # of progress, where one is on the screen

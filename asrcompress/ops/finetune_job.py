@@ -21,10 +21,11 @@ from asrcompress.ops.finetune import Finetuned, Speech, finetune
 from asrcompress.ops.finetune_config import FinetuneConfig
 from asrcompress.ops.finetune_data import read_training_set
 from asrcompress.ops.finetune_dev import DevelopmentSet
+from asrcompress.ops.hypotheses import require_transcripts, transcribe
 from asrcompress.ops.load import Source, build_model, open_source
 from asrcompress.ops.probe_data import read_probe_data
 from asrcompress.ops.ranks import Ranks
-from asrcompress.ops.teacher import Teacher
+from asrcompress.ops.teacher import Teacher, require_pair
 from asrcompress.ops.write import WrittenArtifact
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.speech.augment import parse_augment
@@ -38,12 +39,13 @@ SUFFIX = ".training.safetensors"  # of what a stopped training goes on from
 @dataclass(frozen=True)
 class Report:
     """What is told while it trains. Updates and evaluations are given the progress, the number of updates and the metric's
-    name; `reading`, utterances read and all; `saved`, where a stopped training lies."""
+    name; `reading`, utterances read and all, `transcribing` likewise, by the teacher; `saved`, where a stopped training lies."""
 
     on_update: Callable[[Progress, int, str], None] = lambda progress, total, metric: None
     on_evaluation: Callable[[Progress, int, str], None] = lambda progress, total, metric: None
     reading: Callable[[int, int], None] = lambda done, total: None
     saved: Callable[[Path, Progress], None] = lambda path, progress: None
+    transcribing: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class FinetuneJob:
             raise AsrCompressError(
                 f"{self.option} {self.train}: needs --dev, speech that decides which weights are best, such as the dev set"
             )
+        if self.config.sequence_level:
+            require_transcripts(source)
         self.device_of(ranks)
         state = state_path(output)
         if state.exists() and not (self.resume or self.force):
@@ -145,13 +149,20 @@ class FinetuneJob:
             if is_first:
                 self.report.on_update(progress, total, dev.metric)
 
+        shared = material.shared or Teacher(teacher or source)
         with self._parallel(ranks) as parallel:
             try:
+                taught = None
+                if self.config.sequence_level:
+                    taught = transcribe(
+                        shared.to(str(parallel.device)), source, train, data_dir=data_dir, ranks=ranks, progress=self.report.transcribing
+                    )  # fmt: skip
+                speech = Speech(taught.train, dev) if taught else material.speech
                 tuned = finetune(
-                    source, content, self.config, material.speech, teacher=material.shared or teacher, parallel=parallel, state=state,
+                    source, content, self.config, speech, teacher=shared, parallel=parallel, state=state,
                     sizes=sizes, on_update=on_update, on_evaluation=on_evaluation,
                 )  # fmt: skip
-                return tuned, dev
+                return replace(tuned, record=tuned.record | {"transcripts": taught.record}) if taught else tuned, dev
             except KeyboardInterrupt:
                 if is_first and state.path.exists():
                     self.report.saved(state.path, last)
@@ -187,12 +198,7 @@ class FinetuneJob:
         if self.teacher is None:
             return None
         teacher = open_source(self.teacher, data_dir=data_dir, trust=trust)
-        if (teacher.spec.family, teacher.spec.vocabulary) != (source.spec.family, source.spec.vocabulary):
-            raise AsrCompressError(
-                f"--teacher {self.teacher}: is a {teacher.spec.family} with "
-                + ("another vocabulary" if teacher.spec.family == source.spec.family else "other outputs")
-                + f" than {source.path}; give the float model that it was made from"
-            )
+        require_pair(teacher, source)
         return teacher
 
     def device_of(self, ranks: Ranks) -> str:

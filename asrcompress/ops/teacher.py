@@ -50,10 +50,14 @@ class Teacher:
         is_shared: several students are to learn from it, one after the other, so that what one has heard only once, an
             augmented clip, is kept for the next.
         cache_bytes: of what is kept; beyond that it is computed anew each time.
+
+    Attributes:
+        transcripts: what it wrote down, by the sha256 of a training set; None for what cannot be heard. See hypotheses.py.
     """
 
     def __init__(self, source: Source, *, is_shared: bool = False, cache_bytes: int = CACHE_BYTES) -> None:
         self.source, self.is_shared = source, is_shared
+        self.transcripts: dict[str, list[str | None]] = {}
         self._left = cache_bytes
         self._kept: dict[bytes, Lesson] = {}
         self._built: nn.Module | None = None
