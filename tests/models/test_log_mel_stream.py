@@ -54,9 +54,7 @@ def test_after_finish_another_recording_begins() -> None:
     stream = LogMelStream(**SIZES)
     for seed in (0, 1):
         audio = noise(1234, seed)
-        torch.testing.assert_close(
-            streamed(stream, audio, [100]), features.log_mel(audio, **SIZES), rtol=0, atol=0
-        )
+        torch.testing.assert_close(streamed(stream, audio, [100]), features.log_mel(audio, **SIZES), rtol=0, atol=0)
 
 
 def test_what_is_fed_may_be_read_only_and_is_not_kept() -> None:
