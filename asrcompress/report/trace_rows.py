@@ -136,7 +136,7 @@ def _describe_long_form(block: dict[str, Any]) -> str:
     if plateau["raw_s"] is not None and plateau["reset_s"] is not None:
         raw, reset = plateau["raw_s"]["median"], plateau["reset_s"]["median"]
         parts.append(
-            f"per keyword above the threshold for {raw:.2f} s as it comes, {reset:.2f} s with smoothing and reset"
+            f"a keyword is above the threshold for {raw:.2f} s (median) as it comes, {reset:.2f} s with smoothing and reset"
         )
     return "; ".join(parts)
 

@@ -7,11 +7,12 @@ are logarithmic; those of WER are where its values lie far apart. Picks points a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from asrcompress.gate import incomparable
 from asrcompress.report.picture import Picture
-from asrcompress.report.rows import QUALITY_METRICS, Report, Row
+from asrcompress.report.rows import QUALITY_METRICS, Report, Row, printable
 from asrcompress.report.svg import (
     AREA,
     LOG_FROM_RATIO,
@@ -33,7 +34,7 @@ def tradeoffs(report: Report) -> list[Picture]:
     """Of each quality metric that some row has: against bytes, and against MACs where some row has them."""
     found = []
     for name in QUALITY_METRICS:
-        rows = [row for row in report.rows if name in row.values]
+        rows = _once_each(name, report.rows)
         sized = [row for row in rows if _size(row)]
         if sized:
             found.append(_against_size(name, sized, report))
@@ -41,6 +42,17 @@ def tradeoffs(report: Report) -> list[Picture]:
         if counted:
             found.append(_against_macs(name, counted, report))
     return found
+
+
+def _once_each(name: str, rows: Sequence[Row]) -> list[Row]:
+    """Rows with a quality; a model that was evaluated again to the same value, such as streamed, is one point named by its file."""
+    points: dict[tuple[str, float], Row] = {}
+    for row in rows:
+        if name in row.values:
+            key = row.measured.sha256, row.values[name]
+            again = points.get(key)
+            points[key] = row if again is None else replace(again, label=printable(again.measured.file))
+    return list(points.values())
 
 
 def _against_size(name: str, rows: Sequence[Row], report: Report) -> Picture:
@@ -80,7 +92,12 @@ def _size(row: Row) -> float:
 
 
 def _point(name: str, row: Row, x: float, report: Report) -> Point:
-    statuses = [result.status for result in report.results if result.label == row.label]
+    same = {
+        other.label
+        for other in report.rows
+        if other.measured.sha256 == row.measured.sha256 and other.values.get(name) == row.values[name]
+    }
+    statuses = [result.status for result in report.results if result.label in same]
     worst = next((status for status in ("error", "failed", "passed") if status in statuses), "plain")
     interval = row.interval(name) or {}
     style = "baseline" if row.is_baseline else worst

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from asrcompress.report.svg import linear_ticks
+from asrcompress.report.svg import linear_ticks, log_axis, tick_texts
 from asrcompress.report.training_rows import Evaluation, Training, describe, metric_text
 
 WIDTH, LEFT, RIGHT = 880, 84, 856
@@ -56,7 +56,10 @@ def training_plot(training: Training) -> str:
     top = float(HEADING)
     scale = 100.0 if training.metric == "wer" else 1.0
     shown = [line.metric for line in (training.before, *history)]
-    metric = _panel(shown, top, METRIC_HEIGHT, scale=scale, below=0.24)  # room for the name of the best
+    if training.metric == "au_fa_fr" and any(value > 0 for value in shown):  # over decades
+        metric = _log_panel(shown, top, METRIC_HEIGHT)
+    else:
+        metric = _panel(shown, top, METRIC_HEIGHT, scale=scale, below=0.24)  # room for the name of the best
     losses = [loss for line in history for loss in (line.loss, line.training_loss) if loss is not None]
     loss = _panel(losses, metric.bottom + GAP + HEADING, LOSS_HEIGHT)
     panels = [metric, loss]
@@ -107,12 +110,18 @@ def _panel(
     return Panel(top, bottom, ticks, lambda value: bottom - (value * scale - start) / (end - start) * height, scale)
 
 
+def _log_panel(values: Sequence[float], top: float, height: float) -> Panel:
+    """On a logarithmic axis, with room below for the name of the best."""
+    axis = log_axis(values, top + height, top, below=2, above=1.3)
+    return Panel(top, top + height, axis.ticks, axis.place)
+
+
 def _frame(panel: Panel, heading: str) -> list[str]:
     parts = [f'<text class="head" x="{LEFT}" y="{panel.top - 9:.1f}">{escape(heading)}</text>']
-    for tick in panel.ticks:
+    for tick, text in zip(panel.ticks, tick_texts(panel.ticks), strict=True):
         y = panel.place(tick / panel.scale)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     return [*parts, f'<path class="frame" d="M{LEFT} {panel.top}V{panel.bottom:.1f}H{RIGHT}"/>']
 
 
