@@ -34,7 +34,7 @@ DISTILLED = {  # where distill's help differs
     "learning_rate": "The largest; a cosine brings it down. [default: 5e-3 for keywords, 5e-4 for ASR]",
     "distillation": "Weight of the teacher's output against the references, 0 to 1. [default: 0.9 for keywords, 0.7 for ASR]",
     "temperature": "Of the teacher's output. [default: 10 for keywords, 1 for ASR]",
-    "augment": "What is done to the training audio, or none. [default: shift,gain,noise,babble,specaugment for keywords]",
+    "augment": "What is done to the training audio, or none. [default: shift,gain,noise,babble,specaugment,variants for keywords]",
     "evaluations": "Of --dev, per epoch. [default: 0.2 for keywords, 1 for ASR]",
 }
 

@@ -84,6 +84,12 @@ class FinetuneConfig:
         """Whether anything of a teacher is learned."""
         return bool(self.distillation or self.attention_loss or self.hidden_loss or self.sequence_level)
 
+    @property
+    def has_passing(self) -> bool:
+        """Whether what is heard in one update is not heard again."""
+        augment = parse_augment(self.augment)
+        return bool(augment) and not augment.variants
+
     def to_json(self) -> dict[str, Any]:
         """What is recorded."""
         return asdict(self)

@@ -20,7 +20,7 @@ from asrcompress.ops.evaluate import check_audio
 from asrcompress.ops.load import Source
 from asrcompress.ops.speech_choice import choose_speech
 from asrcompress.speech.audio import read_audio
-from asrcompress.speech.augment import Augmentation, Samples, draw
+from asrcompress.speech.augment import Augmentation, Samples, draw, variant
 from asrcompress.training.batches import share_weights
 
 CACHE_BYTES = 2 << 30
@@ -184,16 +184,23 @@ class _Augmented:
         self._augment, self._seed, self._others = augment, seed, others
 
     def __call__(self, position: int, update: int | None = None) -> Tensor:
-        family, audio = self._source.family, self._audio(position)
         if update is None:
-            return _features(self._source, audio)
+            return _features(self._source, self._audio(position))
+        if not self._augment.variants:
+            return self._changed(position, update)
+        chosen = variant(self._seed, position, update, self._augment.variants)
+        return self._cache.get((position, chosen), lambda: self._changed(position, chosen))
+
+    def _changed(self, position: int, number: int) -> Tensor:
+        """Features as the draws of this number, an update's or a variant's, change them."""
+        family, audio = self._source.family, self._audio(position)
 
         def other(number: float) -> Samples:
             index = int(number * len(self._others))
             beside = index - 1 if self._others[index] == position else index  # an utterance is no noise for itself
             return self._audio(self._others[beside])
 
-        draws = draw(self._seed, position, update)
+        draws = draw(self._seed, position, number)
         clip = family.fit_clip(audio) if hasattr(family, "fit_clip") else audio
         changed = self._augment.change_audio(clip, draws, sample_rate_hz=family.SAMPLE_RATE_HZ, other=other)
         features: Tensor = getattr(family, "quick_features", family.features)(self._source.spec, changed)

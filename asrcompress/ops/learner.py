@@ -104,7 +104,7 @@ class Learner(nn.Module):
     def _listen(self, features: list[Tensor], targets: list[Tensor]) -> list[Lesson]:
         assert self._teacher is not None  # noqa: S101 (there is one where something is learned from it)
         return self._teacher.listen(
-            features, targets, passing=bool(self._config.augment), maps=self._maps, outputs=self._outputs
+            features, targets, passing=self._config.has_passing, maps=self._maps, outputs=self._outputs
         )
 
     @torch.no_grad()

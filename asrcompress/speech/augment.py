@@ -22,9 +22,10 @@ Samples = NDArray[np.float32]
 
 SNR_SPAN_DB = 25.0  # signal-to-noise ratios are drawn from the least to this much above it
 NOISE_SAMPLES = 1 << 19  # of each colour: 33 s at 16 kHz
-_DEFAULTS = {"shift": "100", "gain": "8", "noise": "5", "babble": "5", "specaugment": "6x12"}
+_DEFAULTS = {"shift": "100", "gain": "8", "noise": "5", "babble": "5", "specaugment": "6x12", "variants": "24"}
 _RANGES = {"shift": (1, 1000, "ms"), "gain": (0.1, 40, "dB"), "noise": (-20, 60, "dB"), "babble": (-20, 60, "dB")}
 _LARGEST_MASK = 1000
+_MOST_VARIANTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Augmentation:
     shift_ms: to both sides at most, of a clip of fixed length; zeros come in. gain_db: up or down at most. noise_snr_db,
     babble_snr_db: the least signal-to-noise ratio of noise (white or pink), and of other speech; each for half the clips.
     mask: the widest masks, (bins, frames), one of each (SpecAugment, arXiv 1904.08779, without its warp); a mask covers half of the bins or frames
-    at most, and holds the mean of the features.
+    at most, and holds the mean of the features. variants: so many different changes of each utterance, which come again and again
+    and need to be made only once; a new one in every update where None.
     """
 
     shift_ms: float | None = None
@@ -42,16 +44,19 @@ class Augmentation:
     noise_snr_db: float | None = None
     babble_snr_db: float | None = None
     mask: tuple[int, int] | None = None
+    variants: int | None = None
 
     def __bool__(self) -> bool:
         """Whether it does anything."""
-        return self != Augmentation()
+        return self != Augmentation(variants=self.variants)
 
     def __str__(self) -> str:
         """The same for the same augmentation; `parse_augment` reads it."""
         values = {name: _number(value) for name, value in self._numbers().items() if value is not None}
         if self.mask:
             values["specaugment"] = "{}x{}".format(*self.mask)
+        if self.variants and values:
+            values["variants"] = str(self.variants)
         return ",".join(f"{name}={value}" for name, value in values.items())
 
     def _numbers(self) -> dict[str, float | None]:
@@ -123,6 +128,11 @@ def draw(seed: int, position: int, update: int) -> Draws:
     return Draws(*np.random.default_rng((seed, position, update)).random(len(Draws._fields)).tolist())
 
 
+def variant(seed: int, position: int, update: int, num_variants: int) -> int:
+    """Which of its variants an utterance has in an update."""
+    return int(np.random.default_rng((seed, position, update)).integers(num_variants))
+
+
 def parse_augment(text: str) -> Augmentation:
     """Read `shift=100,gain=8,noise=5,babble=5,specaugment=6x12`; a name alone takes the value it has here, "" is nothing.
 
@@ -144,7 +154,14 @@ def parse_augment(text: str) -> Augmentation:
         noise_snr_db=numbers.get("noise"),
         babble_snr_db=numbers.get("babble"),
         mask=_parse_mask(given["specaugment"]) if "specaugment" in given else None,
+        variants=_parse_variants(given["variants"]) if "variants" in given else None,
     )
+
+
+def _parse_variants(value: str) -> int:
+    if not (value.isascii() and value.isdecimal() and 1 <= int(value[:9]) <= _MOST_VARIANTS):
+        raise AsrCompressError(f"--augment variants={value}: use a whole number from 1 to {_MOST_VARIANTS}")
+    return int(value)
 
 
 def shift(audio: Samples, by: int) -> Samples:

@@ -62,7 +62,7 @@ def test_a_student_is_written_as_it_was_measured(run: Run, data: list[object]) -
     # What is not said is what the help says.
     wanted = DEFAULTS["keyword"] | {"epochs": 2, "evaluations": 1, "batch_size": 4, "limit": 12}
     assert options | wanted | {"augment": options["augment"]} == options
-    assert options["augment"] == "shift=100,gain=8,noise=5,babble=5,specaugment=6x12"
+    assert options["augment"] == "shift=100,gain=8,noise=5,babble=5,specaugment=6x12,variants=24"
     best = training["best"]
     assert best in training["history"]
     assert training["written"] == {"metric": best["metric"], "loss": best["loss"]}

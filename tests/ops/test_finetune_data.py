@@ -78,12 +78,32 @@ def test_a_change_depends_on_seed_position_and_update_and_on_nothing_that_was_re
     assert not torch.equal(read_set(tiny_kws, tones, augment, keyword="yes", seed=5).read(0, 0), first[0, 0])
 
 
+def test_variants_come_again_whatever_is_kept(tiny_kws: Path, tones: Path) -> None:
+    augment = "shift,gain,noise,babble,specaugment,variants=3"
+    one, other = (read_set(tiny_kws, tones, augment, keyword="yes", seed=4, cache_bytes=size) for size in (0, 1 << 30))
+    seen: list[set[bytes]] = [set() for _ in range(4)]
+    for position, update in [(position, update) for update in range(30) for position in range(4)]:
+        features = other.read(position, update)
+        assert torch.equal(one.read(position, update), features)
+        seen[position].add(features.numpy().tobytes())
+    assert [len(each) for each in seen] == [3, 3, 3, 3]
+    assert other.read(0, 0) is other.read(
+        0, next(u for u in range(1, 30) if torch.equal(other.read(0, u), other.read(0, 0)))
+    )
+
+
 def test_babble_is_never_the_keyword_and_never_the_clip_itself(tiny_kws: Path, tones: Path) -> None:
     speech = read_set(tiny_kws, tones, "babble=-20", keyword="yes")
     for position, own in ((0, KEYWORD_HZ), (2, OTHERS_HZ[0]), (3, OTHERS_HZ[1])):
         assert heard(speech.read(position)) == {own}
-        beside = set().union(*(heard(speech.read(position, update)) for update in range(40)))
-        assert beside - {own} == set(OTHERS_HZ) - {own}
+        found = [speech.read(position, update) for update in range(40)]
+        beside = [
+            heard(features) - {own}
+            for features in found
+            if not torch.allclose(features, speech.read(position), rtol=0, atol=1e-4)
+        ]
+        assert all(len(others) == 1 for others in beside)
+        assert set().union(*beside) == set(OTHERS_HZ) - {own}
 
 
 def test_a_clip_moves_within_its_second(tiny_kws: Path, tones: Path) -> None:
@@ -98,6 +118,14 @@ def test_a_clip_moves_within_its_second(tiny_kws: Path, tones: Path) -> None:
     # Recorded from 0 to 0.75 s: it moves 0.2 s to the left, where it is cut, and to the right, where there is room.
     assert min(starts) == 0 and 15 < max(starts) <= 20
     assert 55 <= min(ends) < 60 and 90 < max(ends) <= 96
+
+
+def test_masks_lie_along_the_frames_and_bins_of_clips(tiny_kws: Path, tones: Path) -> None:
+    speech = read_set(tiny_kws, tones, "specaugment=0x30", keyword="yes")
+    found = [speech.read(2, update) for update in range(20)]
+    widths = [int((features == features[0]).all(dim=0).sum()) for features in found]  # frames whose bins are all alike
+    assert max(widths) > 15
+    assert not any((features == features[:, :1]).all(dim=1).any() for features in found)
 
 
 def test_samples_of_16_bits_are_kept_as_such_and_others_as_they_are(tiny_kws: Path, tones: Path) -> None:

@@ -157,9 +157,11 @@ def test_what_one_change_draws_does_not_depend_on_the_others():
 
 def test_audio_that_is_given_is_left_as_it_is():
     audio = voice()
-    everything = parse_augment("shift,gain,noise,babble,specaugment")
-    for position in range(20):
-        everything.change_audio(audio, draw(1, position, 0), sample_rate_hz=RATE_HZ, other=lambda number: audio)
+    for text in ("shift,gain,noise,babble", "gain", "noise", "babble"):
+        for position in range(10):
+            parse_augment(text).change_audio(
+                audio, draw(1, position, 0), sample_rate_hz=RATE_HZ, other=lambda number: audio
+            )
     assert np.array_equal(audio, voice())
 
 
@@ -222,13 +224,15 @@ def test_text_is_written_in_one_way():
     assert str(parse_augment("shift,gain,noise,babble,specaugment")) == (
         "shift=100,gain=8,noise=5,babble=5,specaugment=6x12"
     )
+    assert str(parse_augment("variants=7,gain")) == "gain=8,variants=7"
+    assert str(parse_augment("variants=7")) == ""  # of nothing there are no variants
     assert str(parse_augment("noise=-2.5,specaugment=0x5")) == "noise=-2.5,specaugment=0x5"
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     (
-        ("echo=3", "echo=3: is unknown; there are shift, gain, noise, babble, specaugment"),
+        ("echo=3", "echo=3: is unknown; there are shift, gain, noise, babble, specaugment, variants"),
         ("shift=100 gain=8", "shift=100 gain=8: use 1 to 1000 ms, such as 100"),
         ("gain=8,noise,gain=3", "gain=3: gain is given twice"),
         ("shift=", "shift=: use 1 to 1000 ms"),
@@ -240,6 +244,8 @@ def test_text_is_written_in_one_way():
         ("specaugment=6", "specaugment=6: use BINSxFRAMES"),
         ("specaugment=0x0", "specaugment=0x0: use BINSxFRAMES"),
         ("specaugment=6x5000", "specaugment=6x5000: use BINSxFRAMES"),
+        ("gain,variants=0", "variants=0: use a whole number from 1 to 10000"),
+        ("gain,variants=few", "variants=few: use a whole number"),
         ("specaugment=6x-1", "specaugment=6x-1: use BINSxFRAMES"),
     ),
 )
