@@ -107,6 +107,7 @@ def finetune(
         learner([first], 1.0, 0).backward()
     idle = without_gradient(learner)
     learner.zero_grad(set_to_none=True)
+    learner.take_parts()  # of an update that is none
     trainer = Trainer(
         learner,
         {name: (weight, f"model.{original_name(name)}") for name, weight in weights.items()},
