@@ -41,9 +41,14 @@ SIZE_METRICS = frozenset(
         *MODEL_METRICS,
     }
 )
-SPEED_METRICS = frozenset({"real_time_factor", "latency_ms"})
+SPEED_METRICS = frozenset({"real_time_factor", "latency_ms", "stream_latency_ms"})
 # The area under the curve is over all thresholds: the one that a run reports rates at does not matter to it.
 CURVE_METRICS = frozenset({"au_fa_fr"})
+# What was played matters to these, besides the clips: by the block of the sidecar that says it.
+RUNNING_METRICS = {
+    "false_accepts_per_hour": "long_form", "long_form_false_reject_rate": "long_form", "detection_latency_ms": "long_form",
+    "stream_latency_ms": "streaming", "stream_state_bytes": "streaming",
+}  # fmt: skip
 
 
 class NotMeasured(AsrCompressError):
@@ -301,11 +306,29 @@ def _conditions(name: str, sidecar: Sidecar) -> dict[str, tuple[Any, str]]:
     num_scored = record["metrics"].get("num_scored")
     conditions["the normaliser"] = _identity(record.get("normalizer"))
     conditions["the number of scored utterances"] = num_scored, str(num_scored)
+    if name in RUNNING_METRICS:
+        conditions["the running speech"] = _running(record.get(RUNNING_METRICS[name]))
     if name in SPEED_METRICS:
         environment = record.get("environment") or {}
         machine = {key: environment.get(key) for key in ("platform", "device", "num_threads")}
         conditions["the machine"] = machine, _show(machine)
     return conditions
+
+
+def _running(block: Any) -> tuple[Any, str]:
+    """What was played and how; the threshold is the model's own, where a rate of rejects chose it."""
+    if not isinstance(block, dict):
+        return None, "none"
+    if "policy" not in block:
+        facts: dict[str, Any] = {key: block.get(key) for key in ("chunk_ms", "window_s")}
+        return facts, _show(facts)
+    facts = dict(block["policy"]) if isinstance(block["policy"], dict) else {}
+    if facts.get("chosen_by") == "false_reject_rate":
+        facts.pop("threshold", None)
+    negatives = block.get("negatives") if isinstance(block.get("negatives"), list) else []
+    played = [(each.get("file"), each.get("sha256")) for each in negatives or [] if isinstance(each, dict)]
+    names = " and ".join(str(name) for name, _ in played)
+    return (facts, played), f"{names or 'nothing'} with {_show(facts)}"
 
 
 def _identity(block: dict[str, Any] | None) -> tuple[Any, str]:

@@ -112,7 +112,9 @@ def _panel(
 
 def _log_panel(values: Sequence[float], top: float, height: float) -> Panel:
     """On a logarithmic axis, with room below for the name of the best."""
-    axis = log_axis(values, top + height, top, below=2, above=1.3)
+    positive = [value for value in values if value > 0]
+    below = max((max(positive) / min(positive)) ** 0.22, 1.3)
+    axis = log_axis(values, top + height, top, below=below, above=1.2)
     return Panel(top, top + height, axis.ticks, axis.place)
 
 
