@@ -78,6 +78,11 @@ def test_rounding_up_or_down_is_by_chance_so_that_over_epochs_all_of_one_weight_
         assert total[position] == pytest.approx(200 * 60 * weight / sum(weights), abs=35)  # 5 deviations at most
 
 
+def test_those_who_are_rounded_up_together_are_others_in_every_epoch():
+    counts = [drawn([1.0] * 20 + [2.0] * 10, epoch=epoch) for epoch in range(30)]
+    assert len({tuple(count[position] for position in range(30)) for count in counts}) > 25
+
+
 def test_who_is_drawn_several_times_is_never_twice_in_a_batch_where_there_is_room():
     weights = [1.0] * 300 + [5.0] * 20
     batches = epoch_batches([100] * 320, 8, seed=1, epoch=0, weights=weights)
