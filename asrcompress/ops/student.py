@@ -124,7 +124,8 @@ def _copy(teacher: Source, module: nn.Module) -> tuple[Stacks, list[str]]:
         other = names[name] or name
         value: Tensor = packed[other].dequantize() if other in packed else teacher.tensors[other]
         state[name].copy_(value)
-    return stacks, copied
+    places = {state[name].data_ptr() for name in copied}  # of a tied weight, a teacher may store one name alone
+    return stacks, [name for name, tensor in state.items() if tensor.data_ptr() in places]
 
 
 def _heads(module: nn.Module) -> Iterator[tuple[str, Any]]:
