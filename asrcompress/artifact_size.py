@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asrcompress.artifact import (
+from asrcompress.artifact import ArtifactContent, narrow_float, record_text
+from asrcompress.artifact_file import (
     JSON_NAME,
     METADATA,
-    ArtifactContent,
     compact_outlines,
     dump_record,
     is_compact,
-    narrow_float,
     read_header,
     read_record,
-    record_text,
 )
 from asrcompress.grids import QuantizedWeight
 from asrcompress.patterns import code_sizes

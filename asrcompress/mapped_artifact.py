@@ -16,18 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from asrcompress.artifact import (
-    DAMAGE,
-    JSON_NAME,
-    ArtifactContent,
-    check_record,
-    content_of,
-    damaged,
-    is_compact,
-    load_artifact,
-    read_header,
-    require_format,
-)
+from asrcompress.artifact import ArtifactContent, content_of, load_artifact
+from asrcompress.artifact_file import DAMAGE, JSON_NAME, check_record, damaged, is_compact, read_header, require_format
 from asrcompress.entropy import decode_text, outline_of_coded, read_coded
 from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.mapped import Outlined, release

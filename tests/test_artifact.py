@@ -20,15 +20,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from asrcompress.artifact import (
-    FORMAT,
-    ArtifactContent,
-    byte_ledger,
-    is_artifact,
-    load_artifact,
-    narrow_float,
-    save_artifact,
-)
+from asrcompress.artifact import ArtifactContent, load_artifact, narrow_float, save_artifact
+from asrcompress.artifact_file import FORMAT, byte_ledger, is_artifact
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity, QuantizedWeight
 from asrcompress.integers.grid import Grid

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save
 
-from asrcompress.artifact import FORMAT, ArtifactContent, byte_ledger, is_artifact, load_artifact, save_artifact
+from asrcompress.artifact import ArtifactContent, load_artifact, save_artifact
+from asrcompress.artifact_file import FORMAT, byte_ledger, is_artifact
 from asrcompress.entropy import decode_text
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity, QuantizedWeight

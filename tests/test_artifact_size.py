@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from asrcompress.artifact import FORMAT, METADATA, ArtifactContent, byte_ledger, save_artifact
+from asrcompress.artifact import ArtifactContent, save_artifact
+from asrcompress.artifact_file import FORMAT, METADATA, byte_ledger
 from asrcompress.artifact_size import artifact_size_bytes, weight_size_bytes
 from asrcompress.integers.grid import Grid
 from asrcompress.tensor_file import TYPE_OF, header

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
 
-from asrcompress.artifact import ArtifactContent, byte_ledger, load_artifact, read_record, save_artifact
+from asrcompress.artifact import ArtifactContent, load_artifact, save_artifact
+from asrcompress.artifact_file import byte_ledger, read_record
 from asrcompress.artifact_size import size_bytes_without_coding
 from asrcompress.entropy import DTYPE_OF, MAGIC, decode, decode_text, encode, encode_text
 from asrcompress.errors import AsrCompressError

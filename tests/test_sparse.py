@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
 
-from asrcompress.artifact import ArtifactContent, byte_ledger, load_artifact, save_artifact
+from asrcompress.artifact import ArtifactContent, load_artifact, save_artifact
+from asrcompress.artifact_file import byte_ledger
 from asrcompress.artifact_size import artifact_size_bytes, weight_size_bytes
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity, QuantizedWeight

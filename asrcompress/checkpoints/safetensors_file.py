@@ -10,7 +10,7 @@ from asrcompress.checkpoints.ledger import count_bytes
 from asrcompress.checkpoints.record import Contents
 from asrcompress.errors import AsrCompressError
 
-ARTIFACT_FORMAT = "asrcompress.v1"
+ARTIFACT_FORMATS = ("asrcompress.v1", "asrcompress.c1")
 
 
 def looks_like_safetensors(head: bytes, size_bytes: int) -> bool:
@@ -27,7 +27,7 @@ def read_safetensors(path: Path, size_bytes: int) -> Contents:
     """
     with safe_open(path, framework="pt") as handle:
         metadata = handle.metadata() or {}
-        if metadata.get("format") == ARTIFACT_FORMAT:
+        if metadata.get("format") in ARTIFACT_FORMATS:
             raise AsrCompressError(
                 f"{path}: is a compressed artifact, not a checkpoint; give it where an artifact is asked for"
             )

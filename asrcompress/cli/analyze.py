@@ -139,7 +139,14 @@ def _table(record: dict[str, Any]) -> list[str]:
             f"logits: signal-to-quantization-noise {found['sqnr_db']:.1f} dB against {found['file']}, on "
             f"{found['data']['num_utterances']} utterances of {found['data']['file']}"
         )
-    lines.append("bytes: " + ", ".join(f"{kind} {format_bytes(size)}" for kind, size in _ledger(record).items()))
+    kinds_of_bytes = _ledger(record)
+    lines.append("bytes: " + ", ".join(f"{kind} {format_bytes(size)}" for kind, size in kinds_of_bytes.items()))
+    said = kinds_of_bytes.get("header", 0) + kinds_of_bytes.get("json", 0)
+    if model["format"] == "asrcompress.v1" and said > metrics["size_bytes"] / 3:
+        lines.append(
+            f"note: header and record are {said / metrics['size_bytes']:.0%} of the file; --compact of quantize and sparsify stores them "
+            "in a tenth of that"
+        )
     return [*lines, "", *honesty_lines(record["honesty"])]
 
 

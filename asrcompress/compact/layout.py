@@ -20,7 +20,7 @@ from asrcompress.compact.range_coder import Decoder, Encoder
 from asrcompress.compact.record import put_record, take_record
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity
-from asrcompress.packing import packed_size_bytes
+from asrcompress.packing import SUPPORTED_BITS, packed_size_bytes
 from asrcompress.patterns import group_code_bits, parse_pattern
 from asrcompress.tensor_file import DTYPE_OF, TYPE_OF, WIDTHS
 
@@ -138,7 +138,9 @@ def _walk_weight(name: str, entry: Mapping[str, Any], visit: Callable[[Part], Te
     if "dtype" in entry:
         visit(_typed(f"{name}_values", "values", VALUES[entry["dtype"]], kept))
         return
-    num_bits, granularity = int(entry["num_bits"]), Granularity.parse(str(entry["granularity"]))
+    num_bits, granularity = entry["num_bits"], Granularity.parse(str(entry["granularity"]))
+    if num_bits not in SUPPORTED_BITS:
+        raise AsrCompressError(f"{name}: {str(num_bits)[:40]} bits")
     scales = (1 if granularity.kind == "per_tensor" else rows, granularity.num_groups(columns, name))
     visit(_codes(f"{name}_packed", "packed", kept, num_bits))
     visit(_typed(f"{name}_scale", "scale", entry.get("scale", USUAL), scales))
@@ -184,8 +186,9 @@ def _numbers(tensor: Tensor, part: Part) -> list[int]:
 def _tensor(numbers: list[int], part: Part) -> Tensor:
     places = np.arange(part.width, dtype=np.uint64)
     bits = np.array(numbers, dtype=np.uint64)[:, None] >> places & np.uint64(1)
-    data = np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little")
-    return torch.from_numpy(data).view(DTYPE_OF[part.dtype]).reshape(part.shape)
+    data = bytearray(np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little").tobytes())
+    dtype = DTYPE_OF[part.dtype]
+    return torch.frombuffer(data, dtype=dtype).reshape(part.shape) if data else torch.empty(part.shape, dtype=dtype)
 
 
 def _with_types(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asrcompress.artifact import byte_ledger
+from asrcompress.artifact_file import byte_ledger
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, write_json
 from asrcompress.metrics.cost import MacCount

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asrcompress.artifact import byte_ledger, read_record
+from asrcompress.artifact_file import byte_ledger, read_record
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
 from asrcompress.mapped import outlines

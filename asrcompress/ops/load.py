@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asrcompress.artifact import ArtifactContent, format_of, is_artifact, parse_artifact, read_bytes
+from asrcompress.artifact import ArtifactContent, format_of, parse_artifact
+from asrcompress.artifact_file import is_artifact, read_bytes
 from asrcompress.checkpoints import Checkpoint, read_checkpoint
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import sha256_file

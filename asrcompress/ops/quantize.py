@@ -42,7 +42,7 @@ from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.recipe import QuantizeConfig
 from asrcompress.ops.sites import about, find_sites
-from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_artifact
+from asrcompress.ops.write import WrittenArtifact, check_artifact_output, check_compact, write_artifact
 from asrcompress.quantizers.statistics import InputStatistics
 
 Progress = Callable[[int, int], None]
@@ -86,6 +86,7 @@ def quantize(
     path, output = Path(path), Path(output)
     check_artifact_output(path, output, force=force)
     source = open_source(path, data_dir=data_dir, trust=trust, mapped=True)
+    check_compact(source, is_compact=config.compact)
     if plan:
         plan.require_model(path, source.sha256)
         config = replace(config, plan=plan.sha256)

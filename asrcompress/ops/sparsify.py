@@ -31,7 +31,7 @@ from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.recipe import LOADING_KEYS, recorded_rules
 from asrcompress.ops.sites import about, find_sites
 from asrcompress.ops.sparsify_config import SparsifyConfig
-from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_artifact
+from asrcompress.ops.write import WrittenArtifact, check_artifact_output, check_compact, write_artifact
 from asrcompress.quantizers.gptq import best_rows, compensate
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.sparse import SparseWeight
@@ -69,6 +69,7 @@ def sparsify(
     path, output = Path(path), Path(output)
     check_artifact_output(path, output, force=force)
     source = open_source(path, data_dir=data_dir, trust=trust, mapped=True)
+    check_compact(source, is_compact=config.compact)
     training = None
     if finetune:
         training = Training(finetune, source, output, ranks or Ranks(), data_dir=data_dir, trust=trust)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asrcompress.artifact import ArtifactContent, byte_ledger, save_artifact
+from asrcompress.artifact import ArtifactContent, save_artifact
+from asrcompress.artifact_file import byte_ledger
 from asrcompress.artifact_size import size_bytes_without_coding
+from asrcompress.compact.layout import MOST_PARAMS
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import check_outputs, sha256_file, write_json
 from asrcompress.ops.audit import audit_artifact, audit_file
@@ -53,6 +55,19 @@ def check_artifact_output(path: Path, output: Path, *, force: bool) -> None:
             f"-o {output}: the artifact is a safetensors file; give a name that ends in .safetensors"
         )
     check_outputs([output, sidecar_path(output, "artifact")], [path], force=force)
+
+
+def check_compact(source: Source, *, is_compact: bool) -> None:
+    """Find, before any work, that a model is too large to be written in the compact layout, where that is asked for.
+
+    Raises:
+        AsrCompressError: it is.
+    """
+    if is_compact and (num_params := count_params(source)) > MOST_PARAMS:
+        raise AsrCompressError(
+            f"{source.path}: has {num_params:,} parameters; --compact is for up to {MOST_PARAMS:,}, where names and sizes take "
+            "much of the file; leave it out, or give --entropy-coding zstd"
+        )
 
 
 def write_artifact(

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from asrcompress.artifact import ArtifactContent, load_artifact, read_record, save_artifact
+from asrcompress.artifact import ArtifactContent, load_artifact, save_artifact
+from asrcompress.artifact_file import read_record
 from asrcompress.grids import Granularity
 from asrcompress.models import FAMILIES
 from asrcompress.ops.quantize import QuantizeConfig, quantize

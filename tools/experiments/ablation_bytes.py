@@ -63,7 +63,7 @@ def count(weights: Mapping[str, Any], stored: Mapping[str, Any], coded: Mapping[
 
 def main(arguments: list[str]) -> int:
     """Count, and write."""
-    from asrcompress.artifact import read_record
+    from asrcompress.artifact_file import read_record
 
     stored, record = read_record(arguments[0])
     found = count(record["weights"], stored, record.get("coded", {}))
