@@ -88,11 +88,15 @@ def distill(
         content = training(_content(student, teacher), {})
 
         def write(
-            content: ArtifactContent = content, output: Path = output, training: Training = training
+            content: ArtifactContent = content,
+            output: Path = output,
+            training: Training = training,
+            student: Student = student,
         ) -> WrittenArtifact:
-            return write_artifact(
-                output, content, teacher, dict(content.recipe), force=force, training=training.describe
-            )
+            def describe(written: Source) -> dict[str, Any]:
+                return training.describe(written) | {"student": student.record}
+
+            return write_artifact(output, content, teacher, dict(content.recipe), force=force, training=describe)
 
         written.append(training.finish(write))
     return written
