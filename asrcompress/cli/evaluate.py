@@ -150,6 +150,8 @@ def evaluate(
         progress=progress_bar("eval"),
     )
     say(_summary(record))
+    if record.get("long_form"):
+        say(f"long form: {long_form_summary(record['long_form'])}")
     if as_json:
         emit_json(record)
     else:
@@ -195,8 +197,6 @@ def _summary(record: dict[str, Any]) -> str:
         line += f"; {_paired(record['paired'])}"
     if record.get("streaming"):
         line += f"; {_streaming(record['streaming'])}"
-    if record.get("long_form"):
-        line += f"; {long_form_summary(record['long_form'])}"
     return line
 
 

@@ -89,16 +89,17 @@ def long_form_config(
 def long_form_summary(block: dict[str, Any]) -> str:
     """False accepts per hour with its interval, what is missed there, how late, and under which policy."""
     interval, policy, latency = block["interval"], block["policy"], block["latency_from_end_ms"]
+    on, off = ("on", "without") if policy["reset"] else ("off", "with")
     other = block["without_reset" if policy["reset"] else "with_reset"]
     late = f", detected {latency['median']:+.0f} ms from the end of the clip" if latency else ""
-    plateau = [block["plateau"][name] for name in ("raw_s", "reset_s")]
-    above = " and ".join(f"{each['median']:.2f} s" if each else "never" for each in plateau)
+    raw, reset = (
+        f"{each['median']:.2f} s" if each else "never" for each in (block["plateau"][n] for n in ("raw_s", "reset_s"))
+    )
     return (
         f"{block['false_accepts_per_hour']:.2f} false accepts per hour ({interval['confidence']:.0%} interval "
         f"{interval['low']:.2f} to {interval['high']:.2f}; {block['false_accepts']} in {block['hours']:.2f} h) with "
         f"{block['false_rejects']} of {block['keywords']['num_keywords']} keywords missed ({block['false_reject_rate']:.2%}){late}; "
         f"threshold {policy['threshold']:.4f}, mean over {policy['smoothing_steps']} steps, debounce {policy['debounce_s']:g} s, "
-        f"reset {'on' if policy['reset'] else 'off'} ({'without' if policy['reset'] else 'with'} it "
-        f"{other['false_accepts']} false accepts, {other['false_rejects']} missed, {other['repeated_detections']} detected again); "
-        f"above the threshold without and with smoothing and reset: {above}"
+        f"reset {on} ({off} it {other['false_accepts']} false accepts, {other['false_rejects']} missed, "
+        f"{other['repeated_detections']} detected again); time above the threshold {raw} as it comes, {reset} with mean and reset"
     )

@@ -78,7 +78,7 @@ def measure_long_form(
     found = negative_reset if policy.reset else negative_plain
     block = {
         "policy": rig.policy(threshold),
-        "negatives": [_record(each) for each in rig.sets],
+        "negatives": _records(rig.sets, rig.negative, found),
         "hours": hours,
         "keywords": rig.keywords.record | {"seed": config.seed},
         **chosen,
@@ -89,6 +89,7 @@ def measure_long_form(
         "curve": curve(negative, positive, rig.keywords, hours, rig.debounce_steps),
         "trace": trace(positive_plain, positive_reset, rig.keywords, threshold),
         "real_time_factor": rig.watch.compute_s / rig.watch.audio_s,
+        "cpu_real_time_factor": rig.watch.cpu_s / rig.watch.audio_s,
     }
     metrics = {
         "false_accepts_per_hour": chosen["false_accepts_per_hour"],
@@ -247,11 +248,19 @@ def _glued(dataset: KeywordDataset, config: LongFormConfig, seed: int, rate_hz: 
     return Keywords(recording, np.flatnonzero([each.clip.is_keyword for each in placed]), gap_s)
 
 
-def _record(negative: NegativeSpeech) -> dict[str, Any]:
-    return {
-        "file": negative.path.resolve().name,
-        "sha256": negative.sha256,
-        "num_utterances": len(negative.utterances),
-        "num_left_out": negative.num_left_out,
-        "is_transcribed": negative.is_transcribed,
-    }
+def _records(sets: list[NegativeSpeech], recording: Recording, heard: Heard) -> list[dict[str, Any]]:
+    """Each set, with the false accepts whose audio ends in it."""
+    borders_s = recording.borders_s[np.cumsum([0, *(len(each.utterances) for each in sets)])]
+    counts = np.diff(np.searchsorted(heard.detections_s, borders_s, side="right"))
+    return [
+        {
+            "file": each.path.resolve().name,
+            "sha256": each.sha256,
+            "num_utterances": len(each.utterances),
+            "num_left_out": each.num_left_out,
+            "is_transcribed": each.is_transcribed,
+            "hours": float(hours),
+            "false_accepts": int(count),
+        }
+        for each, hours, count in zip(sets, np.diff(borders_s) / 3600, counts, strict=True)
+    ]

@@ -36,9 +36,15 @@ def test_the_summary_names_rate_interval_policy_and_both_resets(run: Run, tiny_k
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "e.json\n"), done.stderr
     block = json.loads(Path("e.json").read_text())["long_form"]
+    assert (
+        sum(each["false_accepts"] for each in block["negatives"])
+        == block["false_accepts"]
+        == len(block["false_accept_events"])
+    )
     assert len(block["negatives"]) == 2 and block["hours"] == pytest.approx(4 / 3600)
     assert block["policy"] | {"reset": False, "debounce_s": 0.5, "threshold": 0} == block["policy"]
     assert f"{block['false_accepts']} in 0.00 h) with 0 of 2 keywords missed (0.00%)" in done.stderr
+    assert "\nlong form: " in done.stderr
     assert "debounce 0.5 s, reset off (with it" in done.stderr and "95% interval" in done.stderr
 
 
@@ -87,4 +93,4 @@ def test_a_summary_of_nothing_detected() -> None:
     assert line.startswith(
         "0.00 false accepts per hour (95% interval 0.00 to 1.84; 0 in 2.00 h) with 3 of 3 keywords missed"
     )
-    assert "detected +" not in line and line.endswith("never and never")
+    assert "detected +" not in line and line.endswith("never as it comes, never with mean and reset")
