@@ -35,6 +35,7 @@ DISTILLED = {  # where distill's help differs
     "distillation": "Weight of the teacher's output against the references, 0 to 1. [default: 0.9 for keywords, 0.7 for ASR]",
     "temperature": "Of the teacher's output. [default: 10 for keywords, 1 for ASR]",
     "augment": "What is done to the training audio, or none. [default: shift,gain,noise,babble,specaugment,variants for keywords]",
+    "select": "Weights that are kept: of the best metric or loss on --dev, or the last. [default: loss for keywords, metric for ASR]",
     "evaluations": "Of --dev, per epoch. [default: 0.2 for keywords, 1 for ASR]",
 }
 
@@ -117,6 +118,12 @@ def _options(
     ] = None,
     patience: Annotated[
         Optional[int], _option("Evaluations without a better one that end the training; 0: none do. [default: 0]")
+    ] = None,
+    select: Annotated[
+        Optional[str],
+        _option(
+            "Weights that are kept: of the best metric or loss on --dev, or the last. Of few clips, loss jumps less. [default: metric]"
+        ),
     ] = None,
     precision: Annotated[
         Optional[str], _option("auto, float32 or bfloat16; auto is bfloat16 on CUDA. [default: auto]")

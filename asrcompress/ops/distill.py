@@ -26,6 +26,7 @@ from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_
 DEFAULTS: dict[str, dict[str, Any]] = {
     "keyword": {
         "epochs": 150, "batch_size": 64, "learning_rate": 5e-3, "distillation": 0.9, "temperature": 10.0, "evaluations": 0.2,
+        "select": "loss",
         "augment": "shift,gain,noise,babble,specaugment,variants",
     },
     "asr": {"epochs": 20, "learning_rate": 5e-4},

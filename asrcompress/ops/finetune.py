@@ -260,6 +260,7 @@ def _loop(config: FinetuneConfig, train: TrainingSet, device: str) -> TrainerCon
         eval_every=max(1, int(per_epoch / config.evaluations)),
         clip_norm=config.clip_norm,
         patience=config.patience,
+        select=config.select,
         seed=config.seed,
         precision=precision,
         masks=MaskSchedule(config.mask_schedule, config.mask_interval, config.mask_until),

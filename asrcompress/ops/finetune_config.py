@@ -11,6 +11,7 @@ from asrcompress.training.schedule import MASK_SCHEDULES
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 PARALLEL = ("data", "sharded")
+SELECT = ("metric", "loss", "last")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class FinetuneConfig:
     drawn for them. augment: what is done to the training set's audio and features, as speech/augment.py has it; nothing where
     empty. positive_share: of clips with the keyword among those drawn for an epoch; as they come where None. attention_loss,
     hidden_loss: weights of the distance from the teacher's attention maps and layer outputs. sequence_level: learn the teacher's
-    own transcripts instead of the references (Kim and Rush 2016, arXiv 1606.07947).
+    own transcripts instead of the references (Kim and Rush 2016, arXiv 1606.07947). select: the weights that are kept: of the smallest
+    metric or the smallest loss on the development set, or the last ones.
     """
 
     epochs: float = 6.0
@@ -54,6 +56,7 @@ class FinetuneConfig:
     attention_loss: float = 0.0
     hidden_loss: float = 0.0
     sequence_level: bool = False
+    select: str = "metric"
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -75,6 +78,7 @@ class FinetuneConfig:
                 raise AsrCompressError(f"--{option} {value}: use {bound}")
         for name, choices in (
             ("mask_schedule", MASK_SCHEDULES), ("scales", ("learned", "mse", "fixed")), ("precision", PRECISIONS), ("parallel", PARALLEL),
+            ("select", SELECT),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise AsrCompressError(f"--{name.replace('_', '-')} {getattr(self, name)}: use {', '.join(choices)}")

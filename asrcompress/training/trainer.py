@@ -30,7 +30,8 @@ class TrainerConfig:
     learning rate, times the weights'), warmup (updates), clip_norm (of the gradient), eval_every (updates), patience
     (evaluations without a better one; 0 for no end), most_frames (that run at once), seed (of the order), refit_every (updates, after
     which scales are found anew; 0: never), precision (float32 or
-    bfloat16, of products on CUDA).
+    bfloat16, of products on CUDA), select (which evaluation is the best: that of the smallest metric, of the smallest loss, or
+    the last).
     """
 
     num_updates: int
@@ -46,6 +47,7 @@ class TrainerConfig:
     precision: str = "float32"
     masks: MaskSchedule = field(default_factory=MaskSchedule)
     refit_every: int = 0
+    select: str = "metric"
 
 
 @dataclass
@@ -65,10 +67,11 @@ class Evaluation:
     mask_divergence: float | None
     parts: dict[str, float] | None = None
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Smaller is better; the loss decides between equal metrics."""
-        return self.metric, self.loss
+    def rank(self, select: str) -> tuple[float, float]:
+        """Smaller is better: by metric, where the loss decides between equal ones; by loss; or the later (last)."""
+        if select == "last":
+            return -self.update, self.loss
+        return (self.metric, self.loss) if select == "metric" else (self.loss, self.metric)
 
 
 @dataclass
@@ -235,7 +238,9 @@ class Trainer:
         )
         self._masks, progress.since = masks, []
         progress.history.append(found)
-        if len(progress.history) == 1 or found.rank < progress.history[progress.best].rank:
+        if len(progress.history) == 1 or found.rank(config.select) < progress.history[progress.best].rank(
+            config.select
+        ):
             progress.best, self.best = len(progress.history) - 1, self.snapshot()
         on_evaluation(progress)
 

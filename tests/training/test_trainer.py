@@ -113,6 +113,16 @@ def test_of_equal_metrics_the_smaller_loss_is_better_and_of_equal_ones_the_first
     assert trainer.progress.best == 2
 
 
+@pytest.mark.parametrize(("select", "best"), (("metric", 1), ("loss", 2), ("last", 3)))
+def test_the_best_is_chosen_by_what_was_asked_for(select, best):
+    trainer = trainer_of(Line(), select=select)
+    states = []
+    run = scripted([0.5, 0.1, 0.4, 0.3], [4.0, 3.0, 1.0, 2.0])
+    trainer.run(run, on_evaluation=lambda progress: states.append(trainer.snapshot()))
+    assert trainer.progress.best == best
+    assert torch.equal(trainer.learner.layer.weight, states[best]["parameter/layer.weight"])
+
+
 def test_it_is_never_worse_than_the_start():
     learner = Line()
     before = {name: value.clone() for name, value in learner.state_dict().items()}
