@@ -62,7 +62,7 @@ def distill(
     \b
     Example:
       asrcompress distill samples/kws/crnn_computer.pt --student kws_crnn:channels=2,hidden=12 --epochs 5 \\
-        --data samples/kws/manifest.tsv --split dev --dev samples/kws/manifest.tsv --dev-split test -o student.safetensors
+        --data samples/kws/manifest.tsv --split dev --dev samples/kws/manifest.tsv --dev-split test --keyword computer -o student.safetensors
     """
     path = path_from_stdin("teacher") if teacher in (None, "-") else str(teacher)
     from asrcompress.cli.trust import warn_of_trust
