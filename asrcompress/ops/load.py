@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -189,7 +189,7 @@ def describe(source: Source, num_params: int) -> dict[str, Any]:
         "optimizer_size_bytes": ledger["optimizer"],
         "num_params": num_params,
         "parent_sha256": source.content.parent.get("sha256") if source.content else None,
-        "compression": compression(source.content, num_params) if source.content else None,
+        "compression": compression(source.content, num_params) if _is_compressed(source.content) else None,
     }
 
 
@@ -214,6 +214,11 @@ def set_threads(num_threads: int) -> None:
 def environment(device: str) -> dict[str, Any]:
     """The sidecar's environment block for work done in this process."""
     return describe_environment(device=device, num_threads=torch.get_num_threads())
+
+
+def _is_compressed(content: ArtifactContent | None) -> TypeGuard[ArtifactContent]:
+    """Of an artifact; a distilled student has nothing packed until it is quantized or sparsified."""
+    return content is not None and bool(len(content.quantized) or len(content.sparse))
 
 
 def compression(content: ArtifactContent, num_params: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Teacher:
         self.source, self.is_shared = source, is_shared
         self.transcripts: dict[str, list[str | None]] = {}
         self._left = cache_bytes
-        self._kept: dict[bytes, Lesson] = {}
+        self._kept: dict[bytes, list[Lesson]] = {}  # of what ran together
         self._built: nn.Module | None = None
 
     @property
@@ -100,18 +100,15 @@ class Teacher:
         groups = [[index] for index in range(len(features))]
         if passing and len({rows.shape for rows in features}) == 1:
             groups = [list(range(len(features)))]
-        keys = [_key(rows, target, maps, outputs) for rows, target in zip(features, targets, strict=True)]
+        is_kept = self.is_shared or not passing
         found: dict[int, Lesson] = {}
         for group in groups:
-            if all(keys[index] in self._kept for index in group):
-                found |= {index: self._kept[keys[index]] for index in group}
-                continue
             heard = [features[index] for index in group], [targets[index] for index in group]
-            made = self._compute(*heard, maps=maps, outputs=outputs)
-            for index, lesson in zip(group, made, strict=True):
-                found[index] = lesson
-                if self.is_shared or not passing:
-                    self._keep(keys[index], lesson)
+            key = _key(*heard, maps, outputs) if is_kept else b""
+            lessons = self._kept.get(key) or self._compute(*heard, maps=maps, outputs=outputs)
+            if is_kept:
+                self._keep(key, lessons)
+            found |= dict(zip(group, lessons, strict=True))
         return [found[index] for index in range(len(features))]
 
     def _compute(self, features: list[Tensor], targets: list[Tensor], *, maps: bool, outputs: bool) -> list[Lesson]:
@@ -128,9 +125,10 @@ class Teacher:
             for values, layers in zip(rows, own, strict=True)
         ]
 
-    def _keep(self, key: bytes, lesson: Lesson) -> None:
-        if key not in self._kept and lesson.size_bytes <= self._left:
-            self._kept[key], self._left = lesson, self._left - lesson.size_bytes
+    def _keep(self, key: bytes, lessons: list[Lesson]) -> None:
+        size_bytes = sum(lesson.size_bytes for lesson in lessons)
+        if key not in self._kept and size_bytes <= self._left:
+            self._kept[key], self._left = lessons, self._left - size_bytes
 
 
 def frames_of(family: ModuleType, log_probs: Tensor) -> int | None:
@@ -172,10 +170,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _key(features: Tensor, target: Tensor, *watched: bool) -> bytes:
-    """What was heard, what a decoder is told and what was asked for, in a few bytes."""
-    digest = hashlib.blake2b(repr((tuple(features.shape), features.dtype, watched)).encode(), digest_size=16)
+def _key(features: Sequence[Tensor], targets: Sequence[Tensor], *watched: bool) -> bytes:
+    """What was heard in one run, what a decoder was told and what was asked for, in a few bytes."""
+    digest = hashlib.blake2b(repr(watched).encode(), digest_size=16)
     update: Callable[[object], None] = digest.update  # type: ignore[assignment]
-    for tensor in (features, target):
+    for tensor in (*features, *targets):
+        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
         update(tensor.detach().cpu().contiguous().numpy())
     return digest.digest()
