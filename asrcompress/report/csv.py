@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 
-from asrcompress.report.rows import COLUMNS, QUALITY_METRICS, Report, compression_text
+from asrcompress.report.rows import COLUMNS, QUALITY_METRICS, RATES_PER_HOUR, Report, compression_text
 
 COMPRESSION = ("num_bits", "granularity", "activations", "level", "packed_params_share")
 
@@ -18,7 +18,7 @@ def render(report: Report) -> str:
     measured = {name for row in report.rows for name in row.values}
     names = [name for name in COLUMNS if name in measured]
     names += sorted(measured - set(names), key=lambda name: ("." in name, name))
-    ends = [(name, end) for name in QUALITY_METRICS if name in measured for end in ("low", "high")]
+    ends = [(name, end) for name in (*QUALITY_METRICS, *RATES_PER_HOUR) if name in measured for end in ("low", "high")]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["model", "sha256", "is_baseline", *COMPRESSION, "bits", "patterns", "finetune_updates", *names]

@@ -119,7 +119,10 @@ def running_note(record: dict[str, Any], where: str | Path) -> str:
 def _describe_long_form(block: dict[str, Any]) -> str:
     policy, interval, keywords = block["policy"], block["interval"], block["keywords"]
     ends = f"{interval['confidence'] * 100:g} % interval {interval['low']:.3g} to {interval['high']:.3g}"
-    speech = " and ".join(str(negative["file"]) for negative in block["negatives"])
+    sets = [(str(n["file"]), n["false_accepts"], n["hours"]) for n in block["negatives"]]
+    speech = " and ".join(
+        f"{file} ({count:,} in {hours:.3g} h)" if len(sets) > 1 else file for file, count, hours in sets
+    )
     counted = f"{block['false_accepts']:,} false accepts in {block['hours']:.3g} h of {speech}"
     rate = f"{counted}, {block['false_accepts_per_hour']:.3g} an hour ({ends})"
     share = f"{block['false_reject_rate'] * 100:.3g} %"
@@ -149,10 +152,10 @@ def _describe_streaming(block: dict[str, Any]) -> str:
     text = f"streamed in pieces of {lengths} ms with a window of {block['window_s']:g} s: at most {block['max_difference']:.2g} from offline"
     if different is not None:
         text += f", {different:,} of {block['num_steps']:,} steps with other codes"
-    return (
-        f"{text}; a piece takes {latency['median']:.2f} ms (95 % within {latency['p95']:.2f}, at most {latency['max']:.2f}); "
-        f"real-time factor {block['real_time_factor']:.2g}; state {block['state_bytes']:,} bytes"
-    )
+    late = f"hears {block['algorithmic_latency_ms']:g} ms late at most"
+    times = f"a piece takes {latency['median']:.2f} ms (95 % within {latency['p95']:.2f}, at most {latency['max']:.2f})"
+    factors = f"real-time factor {block['real_time_factor']:.2g} ({block['cpu_real_time_factor']:.2g} of a processor)"
+    return f"{text}; {late}, {times}; {factors}; state {block['state_bytes']:,} bytes"
 
 
 def _number(value: Any) -> float:

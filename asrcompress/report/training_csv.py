@@ -36,7 +36,8 @@ def history_csv(*records: dict[str, Any]) -> str:
         for line in block["history"]
     ]
     found = [name for _, _, line in lines for name in line]
-    names = [name for name in dict.fromkeys([*FIRST, *found]) if name in found or name in FIRST]
+    objects = {name.rpartition(".")[0] for name in found}  # null in the lines that have none
+    names = [name for name in dict.fromkeys([*FIRST, *found]) if name not in objects]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["model", "sha256", "metric_name", "is_best", *names])

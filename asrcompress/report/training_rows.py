@@ -45,7 +45,7 @@ class Speech:
 class Training:
     """A fine-tuning: `before` is the model it began with, `best` what was written, `written_metric` what the file gives.
 
-    is_distilled: a float student was trained from what it was made of; else a compressed model after one shot.
+    is_distilled: a student was trained from what it was made of; else a compressed model after one shot.
     """
 
     metric: str
@@ -62,7 +62,7 @@ class Training:
     @property
     def start(self) -> str:
         """What `before` is, in a word."""
-        return "untrained" if self.is_distilled else "one-shot"
+        return "before training" if self.is_distilled else "one-shot"
 
     @property
     def masks_moved(self) -> bool:
@@ -114,14 +114,13 @@ def read_training(record: dict[str, Any], where: str | Path) -> Training | None:
     if block is None:
         return None
     try:
-        recipe = record.get("recipe") or {}
-        return _training(block, is_distilled=recipe.get("level") == "float" and "distilled" in recipe)
+        return _training(block)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is not as it should be ({error})"
         raise AsrCompressError(f"{where}: training {what}; write the sidecar again") from None
 
 
-def _training(block: dict[str, Any], *, is_distilled: bool) -> Training:
+def _training(block: dict[str, Any]) -> Training:
     if block["metric"] not in METRICS:
         raise ValueError(f"metric is not one of {', '.join(METRICS)}")
     history = tuple(_evaluation(line) for line in block["history"])
@@ -140,7 +139,7 @@ def _training(block: dict[str, Any], *, is_distilled: bool) -> Training:
         train=_speech(block["train"]),
         dev=_speech(block["dev"]),
         has_teacher=block["teacher_sha256"] is not None,
-        is_distilled=is_distilled,
+        is_distilled=block.get("student") is not None,
     )
 
 

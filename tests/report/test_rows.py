@@ -138,3 +138,22 @@ def test_a_sidecar_without_the_newer_fields_is_shown(example):
         del record["model"]["compression"][key]
     cells = {column.heading: column.cells for column in columns(build_report([Sidecar(older.path, record)]))}
     assert cells["bits"] == ("8",) and "packed_params_share" not in cells
+
+
+def test_keyword_models_have_the_columns_of_the_course():
+    from tests.fixtures.keyword_records import keyword_sidecars
+
+    sidecars = keyword_sidecars()
+    shown = {c.heading: c.cells for c in columns(build_report(sidecars[2:], sidecars[:2]))}
+    at = shown["model"].index("C2H12.safetensors")
+    # 3 133 parameters and 23 569 bytes, as the course report prints them: 0.011951446533203125 and 0.022477149963378906
+    assert shown["MiB as float32"][at] == "0.0119514"
+    assert shown["MiB of the file"][at] == "0.0224771"
+    assert shown["times smaller"][at] == f"{287669 / 23569:.6g}"
+    assert shown["times fewer MACs"][at] == "12.6738"  # the report's 12.674, MACs counted as it did
+    assert shown["times smaller"][0] == ""  # of the baseline itself
+    assert float(shown["ratio.au_fa_fr"][at]) == pytest.approx(1.77 / 1.37, abs=1e-4)
+
+
+def test_transcribers_have_no_columns_of_keyword_models(digits):
+    assert not {"MiB of the file", "times smaller"} & {column.heading for column in columns(digits)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import re
 from xml.etree import ElementTree
 
@@ -118,6 +120,9 @@ def test_the_sentence_states_the_conditions():
         "0.96 s (median) as it comes, 0.08 s with smoothing and reset",
     ):
         assert part in said
+    two = long_form()
+    two["negatives"] = [two["negatives"][0], two["negatives"][0] | {"file": "digits", "hours": 1.7, "false_accepts": 0}]
+    assert "of LibriSpeech (9 in 0.383 h) and digits (0 in 1.7 h)" in running_note({"long_form": two}, "x")
     nothing = long_form(latency_from_start_ms=None, latency_from_end_ms=None)
     nothing["plateau"] = dict.fromkeys(nothing["plateau"])
     said = running_note({"long_form": nothing}, "x")
@@ -126,7 +131,9 @@ def test_the_sentence_states_the_conditions():
 
 
 def test_the_sentence_of_a_stream_counts_codes_of_integers():
-    assert "at most 2.4e-07 from offline; a piece takes 1.34 ms" in running_note({"streaming": streaming()}, "x")
+    assert "at most 2.4e-07 from offline; hears 92.5 ms late at most, a piece takes 1.34 ms" in running_note(
+        {"streaming": streaming()}, "x"
+    )
     assert "pieces of 10 to 500 ms" in running_note({"streaming": streaming()}, "x")
     assert "pieces of 100 ms" in running_note({"streaming": streaming(chunk_ms=[100, 100])}, "x")
     assert "0 of 19,272 steps with other codes" in running_note({"streaming": streaming(num_different=0)}, "x")
@@ -195,3 +202,10 @@ def test_any_word_is_text():
 
 def test_the_fixture_is_as_the_schema_has_it(validator):  # noqa: F811
     validator.evolve(schema={"$ref": "#/$defs/long_form", "$defs": validator.schema["$defs"]}).validate(long_form())
+    validator.evolve(schema={"$ref": "#/$defs/streaming", "$defs": validator.schema["$defs"]}).validate(streaming())
+
+
+def test_csv_has_the_ends_of_the_exact_interval():
+    (row,) = csv.DictReader(io.StringIO(render("csv", build_report([spoken(long_form=long_form())]))))
+    ends = [float(row[f"false_accepts_per_hour_interval_{end}"]) for end in ("low", "high")]
+    assert ends == [10.7562, 44.654]

@@ -31,10 +31,12 @@ def test_several_trainings_are_told_apart_by_file_and_those_without_are_left_out
 
 def test_the_parts_of_a_loss_have_columns_of_their_own():
     block = training()
+    block["history"][0]["parts"] = None  # before the first update
     block["history"][1]["parts"] = {"attention": 0.25, "hidden": None}
     rows = read(history_csv(tuned_record(block)))
     assert [r["parts.attention"] for r in rows] == ["", "0.25", "", ""]
     assert rows[1]["parts.hidden"] == ""
+    assert "parts" not in rows[0]
 
 
 def test_names_with_commas_and_quotes_stay_one_field():

@@ -91,7 +91,7 @@ def students(*files: str) -> list[Sidecar]:
     for number, file in enumerate(files):
         sidecar = tuned(training(FALLING, metric="au_fa_fr"), file)
         sidecar.record["model"]["sha256"] = f"{number:064x}"
-        sidecar.record["recipe"] = {"level": "float", "distilled": {"student": {"channels": 2}}}
+        sidecar.record["training"]["student"] = {"family": "kws_crnn", "sizes": {"channels": 2}}
         found.append(sidecar)
     return found
 
@@ -103,15 +103,15 @@ def test_students_share_a_picture_and_are_said_to_be_distilled():
     assert page.count("svg", "training") == 2
     assert "2 trainings, area under FA/FR" in page.text
     assert page.text.count("Distillation: ") == 2
-    assert "From au_fa_fr 0.2 untrained to 0.0002 after 100 updates" in page.text
+    assert "From au_fa_fr 0.2 before training to 0.0002 after 100 updates" in page.text
     assert "one-shot" not in page.text
-    assert "a.safetensors: distilled, from au_fa_fr 0.2 untrained" in render("table", report)
+    assert "a.safetensors: distilled, from au_fa_fr 0.2 before training" in render("table", report)
     assert sorted(svg_files(report)) == ["training-a.svg", "training-b.svg", "trainings-au_fa_fr.svg"]
 
 
 def test_a_compressed_student_that_was_fine_tuned_began_one_shot():
     (sidecar,) = students("a.safetensors")
-    sidecar.record["recipe"] = {"level": "stored", "previous": [{"level": "float", "distilled": {}}]}
+    del sidecar.record["training"]["student"]
     page = Page(render("html", build_report([sidecar])))
     assert page.count("svg", "trainings") == 0
     assert "Fine-tuning: a.safetensors" in page.text
