@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,17 +19,20 @@ import numpy as np
 import pytest
 import torch
 
+import asrcompress
 from asrcompress.artifact import ArtifactContent, load_artifact, save_artifact
-from asrcompress.artifact_file import read_record
+from asrcompress.artifact_file import byte_ledger, file_parts, read_record
 from asrcompress.grids import Granularity
 from asrcompress.models import FAMILIES
-from asrcompress.ops.quantize import QuantizeConfig, quantize
+from asrcompress.models.crnn import CRNN
+from asrcompress.ops.quantize import Calibrate, QuantizeConfig, quantize
 from asrcompress.packing import pack, pack_mask
 from asrcompress.patterns import UNSTRUCTURED, code_sizes, group_code_bits, keep_largest, parse_pattern, split
 from asrcompress.quantizers import QUANTIZERS, get_quantizer, rtn
 from asrcompress.sparse import SparseWeight
 from asrcompress.sparsifiers import SPARSIFIERS, prune
-from tests.test_artifact import make_sparse, make_zero_points
+from tests.test_artifact import make_content, make_sparse, make_zero_points
+from tests.test_compact_artifact import compacted, make_odd
 from tests.test_sparse import make_sparse_floats, make_unstructured
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -259,3 +264,68 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
 def test_the_index_names_every_page() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     assert all(f"({path.name})" in index for path in DOCS.glob("*.md") if path.name != "index.md")
+
+
+@pytest.mark.parametrize(
+    "make", [make_content, make_sparse_floats, make_unstructured, make_sparse, make_zero_points, make_odd]
+)
+def test_the_reader_of_compact_files_gives_every_byte(make: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_artifact(tmp_path / "q.safetensors", compacted(make()))
+    shutil.copy(Path(asrcompress.__file__).parent / "compact" / "dictionary.txt", tmp_path)
+    (reader,) = blocks("artifact-format.md", "compact reader")
+    save = (
+        "\nrecord, tensors = read_compact('q.safetensors')"
+        "\nfound = {'record': record, 'tensors': {name: data.hex() for name, data in tensors.items()}}"
+        "\nopen('found.json', 'w').write(json.dumps(found))\n"
+    )
+    run_without_asrcompress(reader + save, tmp_path)
+    found = json.loads((tmp_path / "found.json").read_text())
+    tensors, record = file_parts((tmp_path / "q.safetensors").read_bytes(), "q.safetensors")
+    assert {key: found["record"][key] for key in record if key != "weights"} == {
+        key: value for key, value in record.items() if key != "weights"
+    }
+    for name, entry in record["weights"].items():
+        assert found["record"]["weights"][name].items() >= entry.items()
+    assert found["tensors"].keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        data = bytes(tensor.contiguous().reshape(-1).view(torch.uint8).tolist())
+        assert bytes.fromhex(found["tensors"][name]) == data, name
+
+
+def test_the_sizes_of_the_page_on_compact_files(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Its table, but for zstd's column, which depends on its version: the same model made and packed again."""
+    page = (DOCS / "artifact-format.md").read_text(encoding="utf-8").split("<!-- test: compact sizes -->")[1]
+    rows = re.findall(r"^\| \**([^|*]+?)\** \| \**([\d,]+)\** \| \**([\d,]+)\** \|$", page, re.MULTILINE)
+    said = {row[0]: [int(cell.replace(",", "")) for cell in row[1:]] for row in rows}
+    plain, _, small, *parts = said.values()
+    torch.manual_seed(0)
+    torch.save(CRNN(2, 12).state_dict(), tmp_path / "small.pt")
+    configs, calibrate = [QuantizeConfig(num_bits=4)], None
+    with contextlib.suppress(pytest.skip.Exception):  # without the data the first column is checked alone
+        calibrate = Calibrate(request.getfixturevalue("kws_dir") / "manifest.tsv")
+        configs.append(QuantizeConfig(num_bits=4, level="integer-only"))
+    for column, config in enumerate(configs):
+        made = []
+        for is_compact in (False, True):
+            output = tmp_path / f"{column}.{is_compact}.safetensors"
+            quantize(
+                tmp_path / "small.pt",
+                output,
+                dataclasses.replace(config, compact=is_compact),
+                calibrate=calibrate if config.is_static else None,
+            )
+            made.append(output.stat().st_size)
+        assert made == [plain[column], small[column]]
+        assert sum(part[column] for part in parts) == small[column]
+        kinds: dict[str, int] = {}
+        for entry in byte_ledger(output):
+            kinds[entry["kind"]] = kinds.get(entry["kind"], 0) + entry["size_bytes"]
+        header, words, digests, numbers, codes, scales, biases, end = (part[column] for part in parts)
+        assert kinds == {
+            "header": header,
+            "json": words + digests + numbers,
+            "weight_packed": codes,
+            "weight_scale": scales,
+            "float": biases,
+        } | ({"coding": end} if end else {})
