@@ -81,8 +81,8 @@ def task_options(config: EvalConfig, task: str, model: str, without: Collection[
     Raises:
         AsrCompressError: an option of another task was given, or one that means nothing to this model.
     """
-    for option, given in (("--streaming", config.stream), ("--long-form", config.long_form)):
-        if given and task != "keyword":
+    for option, played in (("--streaming", config.stream), ("--long-form", config.long_form)):
+        if played and task != "keyword":
             raise AsrCompressError(f"{option}: is for {TASK_NOUNS['keyword']}; {model}, so leave it out")
     for other, defaults in TASK_DEFAULTS.items():
         for name in defaults:
