@@ -52,8 +52,8 @@ def test_a_file_names_a_student_that_starts_as_its_teacher(run: Run) -> None:
     assert student["num_teacher_params"] == sum(tensor.numel() for tensor in teacher.tensors.values())
     stored = load_artifact("s.safetensors").floats
     assert set(student["copied"]) == set(stored) == {name for name in teacher.tensors if not name.endswith("_l1")}
-    for name, tensor in stored.items():
-        torch.testing.assert_close(tensor.float(), teacher.tensors[name], rtol=0, atol=1e-6)
+    for name, tensor in stored.items():  # biases are stored as float16
+        torch.testing.assert_close(tensor.float(), teacher.tensors[name], rtol=2**-11, atol=1e-6)
 
 
 @pytest.mark.parametrize(
