@@ -213,3 +213,19 @@ def test_the_record_tells_the_parts_and_ranks_and_stops_change_nothing(samples_d
     for line, other in zip(history[1:], first[1]["history"][1:], strict=True):
         assert other["parts"] == pytest.approx(line["parts"], rel=1e-3)
         assert other["loss"] == pytest.approx(line["loss"], rel=1e-3)
+
+
+def test_a_model_that_is_split_over_ranks_learns_layers_as_a_whole_one_does(samples_dir):
+    torch.set_num_threads(1)
+    source, table = open_source(samples_dir / "asr" / "checkpoint_best.pt"), samples_dir / "asr" / "dev.tsv"
+    speech = Speech(read_training_set(source, table, limit=4), DevelopmentSet(read_probe_data(source, table, limit=2)))
+    content = quantize_source(source, QuantizeConfig(num_bits=4))
+    config = replace(ALL, epochs=1, batch_size=2, learning_rate=1e-3)
+
+    def run(parallel: Parallel) -> dict[str, Any]:
+        return finetune(source, content, config, speech, parallel=parallel).record["history"][-1]
+
+    whole, (split, _) = run(Parallel()), run_ranks(2, run, is_sharded=True)
+    assert min(whole["parts"]["attention"], whole["parts"]["hidden"]) > 1e-3
+    assert split["parts"] == pytest.approx(whole["parts"], rel=1e-4)
+    assert split["loss"] == pytest.approx(whole["loss"], rel=1e-4)
