@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,26 @@ def plain(stream: Any, recording: list[np.ndarray]) -> Heard:
     return listen(stream.copy(), recording, RATE_HZ, 2, Stopwatch())
 
 
-def step_by_step(stream: Any, samples: np.ndarray, threshold: float) -> tuple[list[float], list[int]]:
-    """Two-step average, threshold, debounce and reset, on one step's audio at a time: probabilities and detections."""
+def step_by_step(stream: Any, samples: np.ndarray, threshold: float) -> tuple[list[float], list[float], list[int]]:
+    """Two-step average, threshold, debounce and reset, on one step's audio at a time: probabilities, averages, detections."""
     probabilities: list[float] = []
+    averages: list[float] = []
     found: list[int] = []
-    before, position = 0.0, 0
-    while position < len(samples):
-        end = position + (stream.step_samples if probabilities else 19 * 160 + 200)
-        new = stream.feed(samples[position:end])
-        position = end
+    before = 0.0
+    borders = [0, *range(19 * 160 + 200, len(samples), stream.step_samples), len(samples)]
+    pieces = [samples[begin:end] for begin, end in pairwise(borders)]
+    for piece in [*pieces, None]:
+        new = stream.finish() if piece is None else stream.feed(piece)
         assert len(new) <= 1
         for step in new:
             probabilities.append(step.probability)
-            average, before = (before + step.probability) / 2, step.probability
-            if average >= threshold and (not found or len(probabilities) - 1 - found[-1] >= DEBOUNCE):
+            averages.append((before + step.probability) / 2)
+            before = step.probability
+            if averages[-1] >= threshold and (not found or len(probabilities) - 1 - found[-1] >= DEBOUNCE):
                 found.append(len(probabilities) - 1)
                 stream.reset()
                 before = 0.0
-    return probabilities + [step.probability for step in stream.finish()], found
+    return probabilities, averages, found
 
 
 def test_without_a_reset_it_is_the_stream_as_it_is(stream: Any, plain: Heard, recording: list[np.ndarray]) -> None:
@@ -74,10 +77,11 @@ def test_resets_fall_right_after_the_step_that_detected(
 ) -> None:
     monkeypatch.setattr(module, "BLOCK_S", block_s)
     threshold = float(np.quantile(plain.smoothed, quantile)) + 1e-4
-    expected, found = step_by_step(stream.copy(), np.concatenate(recording), threshold)
+    expected, averages, found = step_by_step(stream.copy(), np.concatenate(recording), threshold)
     heard = listen_and_reset(stream, recording, RATE_HZ, Detector(threshold, 2, DEBOUNCE))
     assert found and heard.detections.tolist() == found
     assert heard.probabilities == pytest.approx(expected, abs=1e-5)
+    assert heard.smoothed == pytest.approx(averages, abs=1e-5)
     assert heard.times_s.tolist() == plain.times_s.tolist()
     assert np.abs(heard.probabilities - plain.probabilities).max() > 1e-3, "the reset changed nothing"
 
