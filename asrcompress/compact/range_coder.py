@@ -1,6 +1,6 @@
 """An adaptive binary range coder: numbers of a few bits in, bytes out, and back.
 
-The carry-less half of Martin's range coder (1979) with a carry, as in LZMA: an interval of 48 bits is cut at the
+Range coding (G. N. N. Martin, 1979), one bit at a time as LZMA does: an interval of 48 bits is cut at the
 probability of each bit, and a byte leaves it whenever it gets shorter than 2^40. A number is coded bit by bit from the
 top; its first bits each have an adaptive probability of their own, chosen by the bits before (a tree of `depth` levels), the
 rest is taken to be noise and cut off at one half. All arithmetic is on whole numbers, so every machine gives the same bytes.
