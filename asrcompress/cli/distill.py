@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from asrcompress.cli.finetune_options import connect_to_train, with_distillation
-from asrcompress.cli.options import AudioRoot, DataDir, Force, Json, Recipe, Trust
+from asrcompress.cli.options import AudioRoot, Compact, DataDir, Force, Json, Recipe, Trust
 from asrcompress.cli.output import path_from_stdin, say
 from asrcompress.cli.written import tell_written
 from asrcompress.errors import AsrCompressError
@@ -47,6 +47,7 @@ def distill(
         ),
     ] = None,
     audio_root: AudioRoot = None,
+    compact: Compact = None,
     config: Recipe = None,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
@@ -86,8 +87,9 @@ def distill(
         warn_of_trust(path)
     with connect_to_train() as ranks:
         written = run(
-            path, requests, train, data_dir=data_dir, trust=trust_checkpoint, force=force, ranks=ranks, on_student=_tell
-        )
+            path, requests, train, is_compact=bool(compact), data_dir=data_dir, trust=trust_checkpoint, force=force, ranks=ranks,
+            on_student=_tell,
+        )  # fmt: skip
     if ranks.rank:
         return
     for found in written:

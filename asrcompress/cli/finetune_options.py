@@ -199,9 +199,14 @@ def _distill_job(
     if "finetune" not in given:
         return None
     from asrcompress.ops.distill import DEFAULTS
-    from asrcompress.ops.recipe import read_finetune_table
+    from asrcompress.ops.recipe import read_finetune_table, read_toml
 
     table = read_finetune_table(config) if config else {}
+    for name in read_toml(config) if config else ():
+        if name != "finetune":
+            raise AsrCompressError(
+                f"{config}: '{name}' is not an option of distill; it reads the table [finetune] alone"
+            )
     for name in table:
         if name in OF_COMPRESSED:
             raise AsrCompressError(

@@ -20,7 +20,7 @@ from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.sites import find_sites
 from asrcompress.ops.student import Student, make_student
 from asrcompress.ops.teacher import Teacher
-from asrcompress.ops.write import WrittenArtifact, check_artifact_output, write_artifact
+from asrcompress.ops.write import WrittenArtifact, check_artifact_output, check_compact, write_artifact
 
 # Options of training where none is given, by task: a student starts far from its end, and keyword clips are few.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -47,6 +47,7 @@ def distill(
     requests: Sequence[Request],
     make_job: Callable[[str], FinetuneJob],
     *,
+    is_compact: bool = False,
     data_dir: Path | None = None,
     trust: bool = False,
     force: bool = False,
@@ -59,6 +60,7 @@ def distill(
         path: the teacher, a checkpoint or an artifact.
         requests: the students.
         make_job: how they are trained, by the family's task.
+        is_compact: write them in the compact layout.
         data_dir: the folder of the SentencePiece model, where it is not the checkpoint's own.
         trust: whether the teacher's code may run.
         force: replace what is there.
@@ -77,7 +79,8 @@ def distill(
     teacher = open_source(path, data_dir=data_dir, trust=trust)
     job = make_job(teacher.family.TASK)
     students = [make_student(teacher, request.text, request.shrink, job.config.seed) for request in requests]
-    for output in outputs:
+    for output, student in zip(outputs, students, strict=True):
+        check_compact(student.source, is_compact=is_compact)
         job.check(teacher, output, ranks)
     material = job.read(teacher, data_dir=data_dir, trust=trust, teacher=teacher)
     material = replace(material, shared=Teacher(teacher, is_shared=len(students) > 1))
@@ -86,7 +89,7 @@ def distill(
         if ranks.rank == 0:
             on_student(student, output)
         training = Training(job, student.source, output, ranks, data_dir=data_dir, trust=trust, material=material)
-        content = training(_content(student, teacher), {})
+        content = training(_content(student, teacher, is_compact=is_compact), {})
 
         def write(
             content: ArtifactContent = content,
@@ -103,10 +106,12 @@ def distill(
     return written
 
 
-def _content(student: Student, teacher: Source) -> ArtifactContent:
+def _content(student: Student, teacher: Source, *, is_compact: bool) -> ArtifactContent:
     """What a file with the student holds before training: all of it in float."""
     sites = find_sites(student.source)
     recipe: dict[str, Any] = {"level": "float", "distilled": {"student": student.record["sizes"]}}
+    if is_compact:
+        recipe["compact"] = True
     if teacher.content:
         earlier = dict(teacher.content.recipe)
         recipe["previous"] = [*earlier.pop("previous", []), earlier]

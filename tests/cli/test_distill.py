@@ -100,6 +100,16 @@ def test_students_that_share_a_teacher_are_those_that_are_alone(run: Run, data: 
         assert Path("alone.safetensors").read_bytes() == Path(f"{name}.safetensors").read_bytes()
 
 
+def test_a_student_may_be_compact(run: Run, data: list[object]) -> None:
+    for name, more in (("plain", []), ("compact", ["--compact"])):
+        done = run("distill", TEACHER, "--student", STUDENT, *data, "--epochs", 1, *more, "-o", f"{name}.safetensors")
+        assert done.returncode == 0, done.stderr
+    plain, compact = (load_artifact(f"{name}.safetensors").floats for name in ("plain", "compact"))
+    assert plain.keys() == compact.keys() and all((plain[name] == compact[name]).all() for name in plain)
+    # Names and offsets of 16 tensors go.
+    assert Path("compact.safetensors").stat().st_size < Path("plain.safetensors").stat().st_size - 1000
+
+
 def test_seeds_make_different_students(run: Run, data: list[object]) -> None:
     made = {}
     for seed in (1, 2):
@@ -164,6 +174,9 @@ def test_a_recipe_may_say_how_a_student_is_trained(run: Run, data: list[object])
     options = read("s.safetensors.json")["training"]["options"]
     assert (options["epochs"], options["temperature"], options["augment"]) == (1, 3, "gain=2")
     Path("masks.toml").write_text("[finetune]\nsr_ste = 0.1\n")
+    Path("bits.toml").write_text("bits = 2\n")
+    line = failed(run, TEACHER, "--student", STUDENT, *data, "--config", "bits.toml", "-o", "t.safetensors")
+    assert "bits.toml: 'bits' is not an option of distill" in line
     line = failed(run, TEACHER, "--student", STUDENT, *data, "--config", "masks.toml", "-o", "t.safetensors")
     assert "masks.toml: [finetune]: 'sr_ste' is about compressed weights, and a student is float" in line
 
