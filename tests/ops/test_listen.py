@@ -14,7 +14,10 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.metrics.events import Detector, detections
 from asrcompress.ops import listen as module
 from asrcompress.ops.listen import Heard, Stopwatch, listen, listen_and_reset
-from asrcompress.ops.load import build_model, open_source
+from asrcompress.ops.load import build_model, load_model, open_source
+from asrcompress.ops.quantize import Calibrate, QuantizeConfig, quantize
+from asrcompress.speech.audio import read_audio
+from asrcompress.speech.keyword_datasets import read_keyword_clips
 
 RATE_HZ = 16_000
 DEBOUNCE = 5
@@ -84,6 +87,22 @@ def test_resets_fall_right_after_the_step_that_detected(
     assert heard.smoothed == pytest.approx(averages, abs=1e-5)
     assert heard.times_s.tolist() == plain.times_s.tolist()
     assert np.abs(heard.probabilities - plain.probabilities).max() > 1e-3, "the reset changed nothing"
+
+
+def test_on_integers_resets_are_exact(samples_dir: Path, tmp_path: Path, recording: list[np.ndarray]) -> None:
+    config = QuantizeConfig(num_bits=4, level="integer-only", calibration_limit=8)
+    data = samples_dir / "kws" / "manifest.tsv"
+    quantize(samples_dir / "kws" / "crnn_computer.pt", tmp_path / "m.safetensors", config, calibrate=Calibrate(data))
+    loaded = load_model(tmp_path / "m.safetensors")
+    stream = loaded.source.family.stream(loaded.source.spec, loaded.module)
+    clips = read_keyword_clips(data, keyword="computer", split="test").clips[:8]
+    samples = np.concatenate([read_audio(clip.audio, sample_rate_hz=RATE_HZ) for clip in clips] + recording[:3])
+    threshold = float(np.quantile(listen(stream.copy(), [samples], RATE_HZ, 2, Stopwatch()).smoothed, 0.7))
+    expected, averages, found = step_by_step(stream.copy(), samples, threshold)
+    heard = listen_and_reset(stream, [samples], RATE_HZ, Detector(threshold, 2, DEBOUNCE))
+    assert len(found) > 2
+    assert (heard.probabilities.tolist(), heard.smoothed.tolist()) == (expected, averages)
+    assert heard.detections.tolist() == found
 
 
 def test_without_a_detection_a_detector_changes_nothing(stream: Any, plain: Heard, recording: list[np.ndarray]) -> None:
