@@ -108,7 +108,7 @@ def plateau(plain: Heard, reset: Heard, keywords: Keywords, threshold: float, st
     def above_s(times_s: NDArray[np.float64], values: NDArray[np.float64]) -> dict[str, float] | None:
         times_s = times_s[values >= threshold]
         counts = np.searchsorted(times_s, ends_s, "right") - np.searchsorted(times_s, keywords.starts_s, "right")
-        found: NDArray[np.float64] = counts[counts > 0] * np.float64(step_s)
+        found = counts[counts > 0].astype(np.float64) * step_s
         spread = _spread(found)
         return spread and spread | {"mean": float(found.mean())}
 
