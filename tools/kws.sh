@@ -69,7 +69,7 @@ done
 
 # Running audio: streaming beside offline in 20 cuttings, and false accepts an hour over at least two hours of other speech.
 digits=$(dirname "$data")/digits
-[ -d "$out/negative" ] || .venv/bin/python -m experiments.compose "$digits/recordings" "$out/negative" train 1800 7
+[ -d "$out/negative" ] || .venv/bin/python -m experiments.compose "$digits" "$out/negative" train 1800 3
 for pair in "base $base" "no-loss $out/c2h12-int2-s1.safetensors" "smallest $out/c1h12-int2-s1.safetensors"; do
     name=${pair%% *} file=${pair#* }
     for seed in $(seq 20); do
