@@ -19,18 +19,15 @@ PACKED = {
     "c2h12-int4": "C=2, H=12, int4",
     "c2h12-int2-s1": "C=2, H=12, int2",
     "c2h12-int2t-s1": "C=2, H=12, int2, a scale a tensor",
-    "c1h12-int2-s1": "C=1, H=12, int2, a scale a tensor",
 }
 SPREADS = {
     "c2h12": "C=2, H=12, float",
     "c2h12-int2": "C=2, H=12, int2",
     "c2h12-int2t": "C=2, H=12, int2, a scale a tensor",
-    "c1h12": "C=1, H=12, float",
-    "c1h12-int2": "C=1, H=12, int2, a scale a tensor",
 }
 SEEDS = (1, 2, 3)
-NO_LOSS, SMALLEST = "c2h12-int2-s1", "c1h12-int2-s1"
-RUNNING = {"base": "base", "no-loss": "C=2, H=12, int2", "smallest": "C=1, H=12, int2, a scale a tensor"}
+NO_LOSS, SMALLEST = "c2h12-int2-s1", "c2h12-int2t-s1"
+RUNNING = {"base": "base", "no-loss": "C=2, H=12, int2", "smallest": "C=2, H=12, int2, a scale a tensor"}
 CUTTINGS = range(1, 21)
 
 
