@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.metrics.events import Detector, detections
+from asrcompress.models import ModelSpec, kws_crnn
+from asrcompress.models.crnn import CRNN
+from asrcompress.models.kws_stream import KeywordStream
 from asrcompress.ops import listen as module
 from asrcompress.ops.listen import Heard, Stopwatch, listen, listen_and_reset
 from asrcompress.ops.load import build_model, load_model, open_source
@@ -117,11 +121,31 @@ def test_another_threshold_needs_no_playing(plain: Heard) -> None:
     assert again.detections_s.tolist() == plain.times_s[again.detections].tolist()
 
 
-def test_audio_and_time_are_counted(stream: Any, recording: list[np.ndarray]) -> None:
-    watch = Stopwatch()
+def test_audio_and_time_are_counted(stream: Any, recording: list[np.ndarray], monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "BLOCK_S", 2.0)
+    watch, finish = Stopwatch(), stream.finish
+
+    def late() -> Any:
+        time.sleep(0.5)  # takes half a second, and no processor
+        return finish()
+
+    monkeypatch.setattr(stream, "finish", late)
     listen(stream, recording, RATE_HZ, 1, watch)
     assert watch.audio_s == pytest.approx(9.0)
-    assert 0 < watch.compute_s < 60
+    assert 0 < watch.cpu_s < watch.compute_s - 0.4
+    assert watch.compute_s < 60
+
+
+def test_every_step_of_the_end_is_there_after_a_detection() -> None:
+    """A stride of one frame: the end of a recording completes two steps at once."""
+    spec = ModelSpec("kws_crnn", dict(CRNN(2, 12, stride=(8, 1)).sizes))
+    samples = np.random.default_rng(3).standard_normal(RATE_HZ).astype(np.float32) / 10
+    stream = KeywordStream(spec, kws_crnn.build(spec))
+    other = stream.copy()
+    assert len(other.feed(samples)) == 80 and len(other.finish()) == 2
+    heard = listen_and_reset(stream, [samples], RATE_HZ, Detector(0.0, 1, 1))  # every step is a detection
+    assert heard.detections.tolist() == list(range(82))
+    assert len(heard.times_s) == len(heard.probabilities) == len(heard.smoothed) == 82
 
 
 def test_a_broken_model_is_an_error(tiny_kws: Path, recording: list[np.ndarray]) -> None:

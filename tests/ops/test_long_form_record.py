@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,10 @@ def test_a_plateau_is_the_time_above_the_threshold_until_the_next_keyword() -> N
     assert found["smoothed_s"] == found["raw_s"]
     assert found["reset_s"] == pytest.approx({"median": 0.1, "p95": 0.1, "mean": 0.1})
     assert plateau(short, short, KEYWORDS, 0.95, STEP_S)["reset_s"] is None
+    # With a reset it is the moving average that counts, as it is what detects.
+    averaged = replace(short, smoothed=heard({3.5: 0.6, 3.6: 0.6}, []).smoothed)
+    found = plateau(averaged, averaged, KEYWORDS, 0.5, STEP_S)
+    assert [found[name]["median"] for name in ("raw_s", "smoothed_s", "reset_s")] == pytest.approx([0.1, 0.2, 0.2])
 
 
 def test_false_accepts_are_traced_to_their_utterances() -> None:
@@ -99,5 +105,7 @@ def test_the_trace_is_of_the_median_keyword_with_the_clips_around_it() -> None:
         assert cut["detections_s"] == pytest.approx([1.4])
     both = heard({3.4: 0.9, 7.9: 0.9}, [3.4, 7.9])
     quick = trace(both, both, KEYWORDS, 0.5)
-    assert quick is not None and quick["clips"][1]["id"] == "clip3"  # of two, the quicker
+    assert quick is not None  # of two, the quicker, up to the clip before the next
+    assert [clip["id"] for clip in quick["clips"]] == ["clip2", "clip3", "clip4", "clip5", "clip6"]
+    assert quick["clips"][-1]["end_s"] == 5.0 and len(quick["with_policy"]["time_s"]) == 50
     assert trace(heard({}, []), heard({}, []), KEYWORDS, 0.5) is None

@@ -17,6 +17,7 @@ from asrcompress.report.html import PAGE_STYLE, PICTURE_STYLE, PLOT_STYLE
 from asrcompress.report.rows import build_report, columns
 from asrcompress.report.trace_plot import trace_plot
 from asrcompress.report.trace_rows import read_trace, running_note
+from asrcompress.report.tradeoff import tradeoffs
 from tests.fixtures.running_records import RAW, SMOOTHED, TIMES, long_form, spoken, streaming
 from tests.fixtures.sidecars import validator  # noqa: F401
 from tests.report.test_pages import HOSTILE, Page
@@ -174,6 +175,10 @@ def test_the_page_shows_the_trace_with_its_sentence_once():
 def test_one_point_stands_for_a_model_evaluated_again_to_the_same_value():
     page = Page(render("html", build_report([spoken(long_form=long_form()), spoken(streaming=streaming())])))
     assert page.count("circle", "marker") == 1
+    (picture,) = tradeoffs(build_report([spoken(long_form=long_form()), spoken(streaming=streaming())]))
+    assert [e.text for e in styled(ElementTree.fromstring(picture.svg), "label")] == [
+        "small"
+    ]  # how it was evaluated is not said
     first = spoken(streaming=streaming())
     first.record["metrics"]["au_fa_fr"] = 0.002
     page = Page(render("html", build_report([first, spoken(long_form=long_form())])))

@@ -167,6 +167,48 @@ def test_an_epoch_hears_everyone_once_and_the_next_in_another_order():
     assert epochs[0] != epochs[1]
 
 
+def test_draws_follow_the_sampling_and_the_learner_is_told_the_update():
+    class Told(Line):
+        def forward(self, positions: list[int], weight: float, update: int = 0) -> Tensor:
+            told.append(update)
+            return super().forward(positions, weight, update)
+
+    told: list[int] = []
+    sampling = [1.0 if position in (1, 4, 6) else 0.0 for position in range(COUNT)]
+    learner = Told()
+    trainer = Trainer(
+        learner, {}, {}, lengths=LENGTHS, tokens=TOKENS, config=options(), parallel=Parallel(), sampling=sampling
+    )
+    trainer.run(scripted([1.0] * 4))
+    assert {position for batch in learner.seen for position in batch} == {1, 4, 6}
+    assert sum(map(len, learner.seen)) == 2 * 9  # an epoch has as many draws as utterances that are heard
+    assert told == list(range(6))
+
+
+def test_parts_of_the_loss_are_means_over_the_updates_since_the_last_evaluation():
+    sums: dict[str, float] = {}
+
+    class Parted(Line):
+        def forward(self, positions: list[int], weight: float, update: int = 0) -> Tensor:
+            for name, value in (("b", 1.0), ("a", 10.0 + update)):
+                sums[name] = sums.get(name, 0.0) + value
+            return super().forward(positions, weight, update)
+
+    def take() -> dict[str, float]:
+        taken = dict(sums)
+        sums.clear()
+        return taken
+
+    learner = Parted()
+    learner([0], 1.0)  # before the training, so in no update
+    trainer = Trainer(
+        learner, {}, {}, lengths=LENGTHS, tokens=TOKENS, config=options(), parallel=Parallel(), take_parts=take
+    )
+    trainer.run(scripted([1.0] * 4))
+    means = [{"a": 10.5, "b": 1.0}, {"a": 12.5, "b": 1.0}, {"a": 14.5, "b": 1.0}]
+    assert [line.parts for line in trainer.progress.history] == [None, *means]
+
+
 def test_an_update_is_a_step_of_adam_down_the_mean_loss_of_a_token():
     """The first step of Adam is as long as the learning rate, against the sign of the gradient, whatever its size."""
     learner = Line()
