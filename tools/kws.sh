@@ -68,7 +68,7 @@ done
 # Running audio: streaming beside offline in 20 cuttings, and false accepts an hour over at least two hours of other speech.
 digits=$(dirname "$data")/digits
 [ -d "$out/negative" ] || .venv/bin/python -m experiments.compose "$digits" "$out/negative" train 1800 3
-for pair in "base $base" "no-loss $out/c2h12-int2-s1.safetensors" "smallest $out/c2h12-int2t-s1.safetensors"; do
+for pair in "base $base" "no-loss $out/c2h12-int2t-s3.safetensors" "smallest $out/c2h12-int2t-s1.safetensors"; do
     name=${pair%% *} file=${pair#* }
     for seed in $(seq 20); do
         [ -f "$out/$name.streaming-$seed.json" ] || asrcompress eval "$file" "${test[@]}" --streaming --chunk-ms 10..500 \
@@ -78,7 +78,7 @@ for pair in "base $base" "no-loss $out/c2h12-int2-s1.safetensors" "smallest $out
         --long-form "$(dirname "$data")/LibriSpeech" --false-reject-rate 0.05 -o "$out/$name.long-form.json" >/dev/null
 done
 mkdir -p docs/experiments/keywords
-shown=(c4h32 c4h16 c2h12-s1 c2h12-s1-int8 base-int8 c4h32-int2 c4h16-int2 c2h12-int4 c2h12-int2-s1 c2h12-int2t-s1)
+shown=(c4h32 c4h16 c2h12-s1 c2h12-s1-int8 base-int8 c4h32-int2 c4h16-int2 c2h12-int4 c2h12-int2-s1 c2h12-int2t-s1 c2h12-int2t-s3)
 sidecars=()
 for name in "${shown[@]}"; do sidecars+=("$out/$name.eval.json" "$out/$name.analyze.json"); done
 asrcompress report "${sidecars[@]}" --baseline "$out/base.eval.json" --baseline "$out/base.analyze.json" --plots "$out/plots" --force >"$out/table.txt"

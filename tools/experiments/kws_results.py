@@ -18,7 +18,8 @@ PACKED = {
     "c4h16-int2": "C=4, H=16, int2",
     "c2h12-int4": "C=2, H=12, int4",
     "c2h12-int2-s1": "C=2, H=12, int2",
-    "c2h12-int2t-s1": "C=2, H=12, int2, a scale a tensor",
+    "c2h12-int2t-s1": "C=2, H=12, int2, a scale a tensor (seed 1)",
+    "c2h12-int2t-s3": "C=2, H=12, int2, a scale a tensor (seed 3)",
 }
 SPREADS = {
     "c2h12": "C=2, H=12, float",
@@ -26,8 +27,8 @@ SPREADS = {
     "c2h12-int2t": "C=2, H=12, int2, a scale a tensor",
 }
 SEEDS = (1, 2, 3)
-NO_LOSS, SMALLEST = "c2h12-int2-s1", "c2h12-int2t-s1"
-RUNNING = {"base": "base", "no-loss": "C=2, H=12, int2", "smallest": "C=2, H=12, int2, a scale a tensor"}
+NO_LOSS, SMALLEST = "c2h12-int2t-s3", "c2h12-int2t-s1"
+RUNNING = {"base": "base", "no-loss": PACKED[NO_LOSS], "smallest": PACKED[SMALLEST]}
 CUTTINGS = range(1, 21)
 
 
