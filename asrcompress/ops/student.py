@@ -21,6 +21,9 @@ from asrcompress.ops.load import MISFIT, Source, build_float, count_params
 from asrcompress.ops.student_layers import Stacks, counterpart, layer_record, paired_stacks, unit
 from asrcompress.ops.student_options import check_shrink, parse_student
 
+# A student of more times the teacher's parameters is a slip of the pen, and could be more than memory holds.
+LARGEST_RATIO = 10
+
 
 @dataclass(frozen=True)
 class Student:
@@ -45,7 +48,8 @@ def make_student(teacher: Source, text: str | None = None, shrink: float | None 
         seed: of what is not copied. The caller's random state is left as it was.
 
     Raises:
-        AsrCompressError: neither text nor shrink is given, or they ask for what the family cannot be.
+        AsrCompressError: neither text nor shrink is given, or they ask for what the family cannot be, or for more than ten
+            times the teacher's parameters.
     """
     if text is None and shrink is None:
         raise AsrCompressError("the student has no size; give --student (such as kws_crnn:channels=2) or --shrink 0.5")
@@ -57,6 +61,7 @@ def make_student(teacher: Source, text: str | None = None, shrink: float | None 
     except AsrCompressError as error:
         raise AsrCompressError(f"{where}: {error}") from error
     with torch.random.fork_rng(devices=[]), torch.no_grad():
+        _check_size(teacher, spec, where)
         torch.manual_seed(seed)
         module = _draw(teacher, spec, where)
         stacks, copied = _copy(teacher, module)
@@ -90,6 +95,26 @@ def _sizes_for(teacher: Source, text: str) -> dict[str, Any]:
 
 def _draw(teacher: Source, spec: ModelSpec, where: str) -> nn.Module:
     """The student's module before anything is copied."""
+    module = _build(teacher, spec, where)
+    if hasattr(teacher.family, "initialise"):
+        teacher.family.initialise(module)
+    return module
+
+
+def _check_size(teacher: Source, spec: ModelSpec, where: str) -> None:
+    """Raise where the student has many more parameters than its teacher; counted without the memory for them."""
+    with torch.device("meta"):
+        count, most = (
+            sum(parameter.numel() for parameter in module.parameters())
+            for module in (_build(teacher, spec, where), build_float(teacher))
+        )
+    if count > LARGEST_RATIO * most:
+        raise AsrCompressError(
+            f"{where}: would have {count:,} parameters, {count / most:,.0f} times the teacher's; choose smaller sizes"
+        )
+
+
+def _build(teacher: Source, spec: ModelSpec, where: str) -> nn.Module:
     try:
         module: nn.Module = teacher.family.build(spec)
     except AsrCompressError as error:
@@ -99,8 +124,6 @@ def _draw(teacher: Source, spec: ModelSpec, where: str) -> nn.Module:
         raise AsrCompressError(
             f"{where}: a {spec.family} of these sizes cannot be built ({cause}); choose others"
         ) from error
-    if hasattr(teacher.family, "initialise"):
-        teacher.family.initialise(module)
     return module
 
 

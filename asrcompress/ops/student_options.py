@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.models import get_family
+from asrcompress.models import FAMILIES, get_family
 
-LARGEST = 1_000_000
+LARGEST, MOST_LAYERS = 1_000_000, 1000
 EXAMPLE = "kws_crnn:channels=2,hidden=12"
 
 
@@ -32,15 +32,18 @@ def parse_student(text: str) -> tuple[str, dict[str, Any]]:
     else:
         family, given = _split(text)
     where = f"--student {text}"
-    try:
-        known = get_family(family).STUDENT_OPTIONS
-    except AsrCompressError as error:
-        raise AsrCompressError(f"{where}: {error}") from error
+    if family not in FAMILIES:
+        raise AsrCompressError(
+            f"{where}: '{family}' is no model family; write {EXAMPLE}, or the name of a file that ends in .toml; "
+            f"families: {', '.join(FAMILIES)}"
+        )
+    known = get_family(family).STUDENT_OPTIONS
     sizes = {}
     for name, value in given.items():
         if name not in known:
             raise AsrCompressError(f"{where}: a {family} has no size '{name}'; it has {', '.join(known)}")
-        sizes[name] = _size(f"{where}: {name}", value, known[name])
+        most = MOST_LAYERS if name.endswith("layers") else LARGEST
+        sizes[name] = _size(f"{where}: {name}", value, known[name], most)
     return family, sizes
 
 
@@ -58,12 +61,14 @@ def _split(text: str) -> tuple[str, dict[str, Any]]:
     for part in rest.split(",") if rest.strip() else ():
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name or name in given:
-            cause = "is given twice" if name in given else "is not name=value"
-            raise AsrCompressError(f"--student {text}: '{part.strip()}' {cause}; write such as {EXAMPLE}")
+            cause = f"'{name}' is given twice" if name in given else f"'{part.strip()}' is not name=value"
+            raise AsrCompressError(f"--student {text}: {cause}; write such as {EXAMPLE}")
         numbers = value.split("x")
-        if not all(number.isascii() and number.isdecimal() and len(number) < 10 for number in numbers):
+        if not all(number.isascii() and number.isdecimal() for number in numbers):
             raise AsrCompressError(f"--student {text}: {name} is '{value}'; use whole numbers such as 12 or 5x20")
-        given[name] = [int(number) for number in numbers] if len(numbers) > 1 else int(value)
+        # More digits than any size has are not counted, but shown as they are: int() takes thousands, and refuses more.
+        values = [int(number) if len(number) < 20 else number for number in numbers]
+        given[name] = values if len(values) > 1 else values[0]
     return family.strip(), given
 
 
@@ -83,13 +88,13 @@ def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
     return student["family"], {name: value for name, value in student.items() if name != "family"}
 
 
-def _size(where: str, value: Any, num_values: int) -> Any:
-    """One whole number, or a list of so many. `num_values` 0: of any length."""
+def _size(where: str, value: Any, num_values: int, most: int) -> Any:
+    """One whole number, or a list of so many, each from 1 to `most`. `num_values` 0: of any length."""
     values = value if isinstance(value, list) else [value]
-    whole = all(type(number) is int and 1 <= number <= LARGEST for number in values)
+    whole = all(type(number) is int and 1 <= number <= most for number in values)
     if not whole or not values or (num_values and len(values) != num_values):
         due = "a whole number" if num_values == 1 else f"{num_values or 'some'} whole numbers such as 5x20"
-        raise AsrCompressError(f"{where} is {_shown(value)}; it is {due} from 1 to {LARGEST}")
+        raise AsrCompressError(f"{where} is {_shown(value)}; it is {due} from 1 to {most}")
     return values[0] if num_values == 1 else values
 
 

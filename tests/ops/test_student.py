@@ -244,6 +244,23 @@ def test_a_student_that_cannot_be_is_an_error_of_one_line(
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("fixture", "text"),
+    [
+        ("tiny_kws", "kws_crnn:hidden=1000000"),
+        ("tiny_s2t", "s2t_transformer:dim=1000000"),
+        ("tiny_vgg", "asr_vggtransformer:channels=1000000x1000000"),
+        ("tiny_wav2vec_ctc", "wav2vec_ctc:ffn=1000000"),
+    ],
+)
+def test_a_student_that_memory_could_not_hold_is_refused_before_it_is_made(
+    fixture: str, text: str, request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(AsrCompressError, match=r"would have [\d,]+ parameters, [\d,]+ times the teacher's") as error:
+        make_student(open_source(request.getfixturevalue(fixture)), text)
+    assert str(error.value).startswith(f"--student {text}: ")
+
+
 def test_a_student_needs_a_size(tiny_kws: Path) -> None:
     with pytest.raises(AsrCompressError, match="--student .* or --shrink 0.5"):
         make_student(open_source(tiny_kws))
