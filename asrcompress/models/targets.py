@@ -113,8 +113,8 @@ def find_sentencepiece(folder: Path, symbols: Sequence[str]) -> Path:
         return found[0]
     what = f"{len(found)} SentencePiece models ({', '.join(path.name for path in found)})" if found else "no such file"
     raise AsrCompressError(
-        f"{folder}: references cannot be written without the SentencePiece model of the vocabulary, and it holds {what}; "
-        "give a folder with the one that training used with --data-dir"
+        f"the folder {folder.resolve()}: references cannot be written without the SentencePiece model of the vocabulary, and it "
+        f"holds {what}; give --data-dir the folder of the checkpoint that the model was made from"
     )
 
 
