@@ -24,6 +24,8 @@ from asrcompress.speech.datasets import Utterance, read_utterances
 from asrcompress.speech.folders import is_audio, list_folder, walk_files
 from asrcompress.speech.tables import read_rows
 
+_FORMS = "a Fairseq S2T .tsv, a LibriSpeech folder, lines of path<TAB>text, a folder of audio, or a list of audio files"
+
 
 @dataclass(frozen=True)
 class NegativeSpeech:
@@ -69,14 +71,16 @@ def read_negatives(
 
 
 def _untranscribed(path: Path, audio_root: str | Path | None) -> tuple[Utterance, ...] | None:
-    """Audio that has no references, or None where there are some, or where nothing is."""
+    """Audio that has no references, or None where there are some, or where it takes `read_utterances` to say what is wrong."""
     root = None
     if os.path.isdir(path):
         files = list(walk_files(path))
         audio = [file for file in files if is_audio(file)]
         is_set = any(file.name.endswith(".trans.txt") for file in files)
-        if not audio or is_set or any(file.suffix == ".tsv" for file in list_folder(path)[1]):
+        if is_set or any(file.suffix == ".tsv" for file in list_folder(path)[1]):
             return None
+        if not audio:
+            raise AsrCompressError(f"{path}: holds no audio; give {_FORMS}")
         if audio_root is not None:
             raise AsrCompressError(f"{path}: is a folder, which needs no --audio-root; leave it out")
         ids = [file.relative_to(path).as_posix() for file in audio]
@@ -88,7 +92,7 @@ def _untranscribed(path: Path, audio_root: str | Path | None) -> tuple[Utterance
         audio = [resolve(row.fields[0].strip(), root, path, row.line) for row in rows]
         ids = ids_from_paths(audio)
     else:
-        return None
+        raise AsrCompressError(f"{path}: no such file or folder; give {_FORMS}")
     require_unique(path, ids)
     require_audio_files(path, audio, root)
     return tuple(Utterance(identifier, file, "") for identifier, file in zip(ids, audio, strict=True))

@@ -84,7 +84,7 @@ def test_a_missing_file_of_a_list_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("absent", None, "no such file or folder"),
+        ("absent", None, "no such file or folder; give .* a folder of audio, or a list of audio files"),
         ("clips.tsv", "path\tword\nx.wav\thappy\n", "keyword clips"),
         ("x.txt", "x.wav\nsomething else\n", "path<TAB>text"),
     ],
@@ -94,3 +94,9 @@ def test_what_is_no_speech_is_an_error(tmp_path: Path, name: str, content: str |
         (tmp_path / name).write_text(content)
     with pytest.raises(AsrCompressError, match=words):
         read_negatives(tmp_path / name, has_happy)
+
+
+def test_a_folder_without_audio_is_an_error_that_says_what_may_be_in_it(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("no speech")
+    with pytest.raises(AsrCompressError, match=r"holds no audio; give .* a folder of audio, or a list of audio files"):
+        read_negatives(tmp_path, has_happy)
