@@ -230,6 +230,9 @@ def _make(
     device, resume = given.pop("device", "cpu"), given.pop("resume", False)
     if "finetune_limit" in given:
         given["limit"] = given.pop("finetune_limit")
+        if given["limit"] < 1:
+            name = "--limit" if option == "--data" else "--finetune-limit"
+            raise AsrCompressError(f"{name} {given['limit']}: use 1 or more, or leave it out")
     return FinetuneJob(
         train=train,
         config=FinetuneConfig(**table | given),

@@ -41,8 +41,9 @@ def tell_written(written: WrittenArtifact, more: Iterable[str], *, way_out: str,
     if training and training["num_updates"] and not training["best"]["update"]:
         start = "the student as it began" if "distilled" in record["recipe"] else "the one-shot result"
         smaller = training["options"]["learning_rate"] / 3
+        judge = "had a smaller loss on --dev" if training["options"].get("select") == "loss" else "was better"
         say(
-            f"note: no evaluation was better than the start, so {path} is {start}; try --learning-rate {smaller:.0e}, or "
+            f"note: no evaluation {judge} than the start, so {path} is {start}; try --learning-rate {smaller:.0e}, or "
             "more --epochs"
         )
     for line in more:

@@ -85,6 +85,7 @@ def read_training_set(
     seed: int = 1,
     cache_bytes: int = CACHE_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    split_option: str = "--finetune-split",
     **choice: Any,
 ) -> TrainingSet:
     """Read a training set as `eval` reads its data. Of several splits, `train` where none is said.
@@ -96,6 +97,7 @@ def read_training_set(
         seed: of what is drawn for it.
         cache_bytes: of features, or of audio that is changed, that are kept in memory.
         progress: called with how many utterances were read, and of how many.
+        split_option: what a split is given with, for errors.
         choice: what of the set; as for `choose_speech`.
 
     Raises:
@@ -106,7 +108,7 @@ def read_training_set(
     augment = augment or None
     if augment:
         require_fit(augment, source)
-    chosen = choose_speech(source, data, default_splits=("train",), split_option="--finetune-split", **choice)
+    chosen = choose_speech(source, data, default_splits=("train",), split_option=split_option, **choice)
     files = chosen.files
     check_audio(data, files, family.SAMPLE_RATE_HZ)
     read: Read = _Recorded(source, files, Cache(cache_bytes))

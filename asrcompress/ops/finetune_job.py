@@ -80,6 +80,11 @@ class FinetuneJob:
     report: Report = field(default_factory=Report)
     option: str = "--finetune"
 
+    @property
+    def split_option(self) -> str:
+        """What says the training set's split, for messages: distill calls it otherwise."""
+        return "--split" if self.option == "--data" else "--finetune-split"
+
     def check(self, source: Source, output: Path, ranks: Ranks) -> None:
         """Find, before any work, what would stop the training.
 
@@ -109,7 +114,7 @@ class FinetuneJob:
 
         return read_calibration(
             source.family, source.spec, self.train, limit, split=self.finetune_split, audio_root=self.audio_root,
-            option="--finetune-split",
+            option=self.split_option,
         )  # fmt: skip
 
     def run(
@@ -180,7 +185,7 @@ class FinetuneJob:
         train = read_training_set(
             source, self.train, augment=parse_augment(self.config.augment), seed=self.config.seed,
             limit=self.config.limit, split=self.finetune_split, keyword=self.keyword,
-            audio_root=self.audio_root, data_dir=data_dir, progress=self.report.reading,
+            audio_root=self.audio_root, data_dir=data_dir, progress=self.report.reading, split_option=self.split_option,
         )  # fmt: skip
         dev = DevelopmentSet(
             read_probe_data(

@@ -137,8 +137,10 @@ class Learner(nn.Module):
 
     def _unlike(self, error: ValueError) -> AsrCompressError:
         assert self._teacher is not None  # noqa: S101 (who was compared with)
+        ours, theirs = self._source.path, self._teacher.source.path
+        who = f"{theirs}: its student" if ours == theirs else f"{ours}:"  # a student has no file yet, but its teacher's
         return AsrCompressError(
-            f"{self._source.path}: cannot learn layer by layer from {self._teacher.source.path}: {error}; give it the teacher's kernels "
+            f"{who} cannot learn layer by layer from {'it' if ours == theirs else theirs}: {error}; give it the teacher's kernels "
             "and strides, or leave out --attention-loss and --hidden-loss"
         )
 

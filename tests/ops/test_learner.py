@@ -141,6 +141,9 @@ def test_steps_that_do_not_match_are_one_line(tiny_kws, tiny_wav2vec_ctc):
     ) as error:
         learner_of(student, source, train)
     assert "\n" not in str(error.value)
+    unwritten = replace(student, path=source.path)  # as distill makes it
+    with pytest.raises(AsrCompressError, match=r"crnn\.pt: its student cannot learn layer by layer from it: "):
+        learner_of(unwritten, source, train)
     source = open_source(tiny_wav2vec_ctc)
     layers = [*source.spec.config["arguments"]["conv_feature_layers"]]
     layers[-1] = [layers[-1][0], layers[-1][1], layers[-1][2] + 1]
