@@ -128,6 +128,16 @@ def test_a_missing_sentencepiece_model_is_said_with_the_way_out(tiny_s2t: Path, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_sentencepiece_model_names_the_folder_in_full(
+    tiny_s2t: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied(tiny_s2t, tmp_path)
+    (tmp_path / "spm.model").unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AsrCompressError, match=rf"^the folder {tmp_path}: .*SentencePiece model"):
+        ids_of(open_source(Path(path.name)), TEXTS)
+
+
 def test_a_model_that_config_yaml_names_is_taken_and_missed(tiny_s2t: Path, tmp_path: Path) -> None:
     source = open_source(copied(tiny_s2t, tmp_path))
     config = tmp_path / "config.yaml"
