@@ -80,7 +80,7 @@ def distill(
     job = make_job(teacher.family.TASK)
     students = [make_student(teacher, request.text, request.shrink, job.config.seed) for request in requests]
     for output, student in zip(outputs, students, strict=True):
-        check_compact(student.source, is_compact=is_compact)
+        check_compact(student.source, is_compact=is_compact, name=f"-o {output}", other="ask for a smaller student")
         job.check(teacher, output, ranks)
     material = job.read(teacher, data_dir=data_dir, trust=trust, teacher=teacher)
     material = replace(material, shared=Teacher(teacher, is_shared=len(students) > 1))
@@ -115,5 +115,5 @@ def _content(student: Student, teacher: Source, *, is_compact: bool) -> Artifact
     if teacher.content:
         earlier = dict(teacher.content.recipe)
         recipe["previous"] = [*earlier.pop("previous", []), earlier]
-    floats = left_in_float({name: tensor.float() for name, tensor in student.source.tensors.items()}, (), sites)
+    floats = left_in_float(student.source.tensors, (), sites)
     return assemble_step(student.source, recipe, tied_names(sites), {}, floats, {})

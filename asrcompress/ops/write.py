@@ -57,16 +57,24 @@ def check_artifact_output(path: Path, output: Path, *, force: bool) -> None:
     check_outputs([output, sidecar_path(output, "artifact")], [path], force=force)
 
 
-def check_compact(source: Source, *, is_compact: bool) -> None:
+def check_compact(
+    source: Source, *, is_compact: bool, name: str = "", other: str = "give --entropy-coding zstd"
+) -> None:
     """Find, before any work, that a model is too large to be written in the compact layout, where that is asked for.
+
+    Args:
+        source: the model.
+        is_compact: whether it is asked for.
+        name: of the model in the message, where it is not its file's.
+        other: what else there is to do, for the message.
 
     Raises:
         AsrCompressError: it is.
     """
     if is_compact and (num_params := count_params(source)) > MOST_PARAMS:
         raise AsrCompressError(
-            f"{source.path}: has {num_params:,} parameters; --compact is for up to {MOST_PARAMS:,}, where names and sizes take "
-            "much of the file; leave it out, or give --entropy-coding zstd"
+            f"{name or source.path}: has {num_params:,} parameters; --compact is for up to {MOST_PARAMS:,}, where names and sizes "
+            f"take much of the file; leave it out, or {other}"
         )
 
 

@@ -111,16 +111,19 @@ def test_a_student_may_be_compact(run: Run, data: list[object]) -> None:
 
 
 def test_seeds_make_different_students(run: Run, data: list[object]) -> None:
+    """From the start: nothing moves at this learning rate."""
     made = {}
     for seed in (1, 2):
-        run("distill", TEACHER, "--student", STUDENT, *data, "--epochs", 1, "--seed", seed, "-o", f"{seed}.safetensors")
+        options = ["--epochs", 1, "--augment", "none", "--learning-rate", 1e-9, "--seed", seed]
+        run("distill", TEACHER, "--student", STUDENT, *data, *options, "-o", f"{seed}.safetensors")
         made[seed] = load_artifact(f"{seed}.safetensors").floats["conv.0.weight"]
     assert (made[1] - made[2]).abs().max() > 0.01
 
 
 def test_a_model_that_transcribes_shrinks(run: Run) -> None:
+    Path("teacher.pt").write_bytes((SPEECH / "checkpoint_best.pt").read_bytes())  # away from its SentencePiece model
     done = run(
-        "distill", SPEECH / "checkpoint_best.pt", "--shrink", 0.5, "--data", SPEECH / "dev.tsv", "--dev", SPEECH / "test.tsv",
+        "distill", "teacher.pt", "--data-dir", SPEECH, "--shrink", 0.5, "--data", SPEECH / "dev.tsv", "--dev", SPEECH / "test.tsv",
         "--limit", 4, "--batch-size", 2, "--epochs", 1, "-o", "half.safetensors",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -152,6 +155,10 @@ def failed(run: Run, *arguments: object) -> str:
             "-o is given 1 times for 2 students",
         ),
         (
+            (TEACHER, "--data", CLIPS, "--student", STUDENT, "-o", "s.safetensors", "-o", "t.safetensors"),
+            "-o is given 2 times for 1 students",
+        ),
+        (
             (TEACHER, "--data", CLIPS, "--student", STUDENT, "--shrink", 0.5, "-o", "s.safetensors", "-o", "s.safetensors"),
             "-o s.safetensors: is given twice",
         ),
@@ -159,7 +166,11 @@ def failed(run: Run, *arguments: object) -> str:
         ((TEACHER, "--data", CLIPS, "--student", "s2t_transformer", "-o", "s.safetensors"), "and so is its student"),
         ((TEACHER, "--data", CLIPS, "--student", STUDENT, "--augment", "echo", "-o", "s.safetensors"), "--augment echo: is unknown"),
         ((TEACHER, "--data", "none.tsv", "--student", STUDENT, "-o", "s.safetensors"), "none.tsv: no such file"),
-        ((SPEECH / "checkpoint_best.pt", "--data", SPEECH / "dev.tsv", "--shrink", 0.5, "-o", "s.safetensors"), "needs --dev"),
+        (
+            (SPEECH / "checkpoint_best.pt", "--data", SPEECH / "dev.tsv", "--shrink", 0.5, "-o", "s.safetensors"),
+            f"--data {SPEECH / 'dev.tsv'}: needs --dev",
+        ),
+        ((SPEECH / "checkpoint_best.pt", "--data", SPEECH / "dev.tsv", "--shrink", 1, "--compact", "-o", "s.safetensors"), "--compact is for"),
         (("none.pt", "--data", CLIPS, "--student", STUDENT, "-o", "s.safetensors"), "none.pt: no such file"),
     ],
 )  # fmt: skip
@@ -167,12 +178,51 @@ def test_what_cannot_be_is_one_line(run: Run, options: tuple[object, ...], cause
     assert cause in failed(run, *options)
 
 
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("b.safetensors", "b.safetensors: exists"),
+        ("b.training.safetensors", "b.training.safetensors: a training was stopped here"),
+    ],
+)
+def test_what_is_in_the_way_of_the_second_student_is_found_before_the_first_is_trained(
+    run: Run, data: list[object], name: str, cause: str
+) -> None:
+    Path(name).write_bytes(b"")
+    two = ["--student", STUDENT, "--shrink", 0.5, "-o", "a.safetensors", "-o", "b.safetensors"]
+    assert cause in failed(run, TEACHER, *two, *data, "--epochs", 1)
+
+
+def test_students_by_sizes_come_before_those_by_a_factor(run: Run, data: list[object]) -> None:
+    """Of a teacher that was compressed: it is taken as it is, with all that was done to it in the record."""
+    done = run("sparsify", TEACHER, "--pattern", "2:4", "-o", "sparse.safetensors")
+    done = run("quantize", "--bits", 8, "-o", "teacher.safetensors", stdin=done.stdout)
+    assert done.returncode == 0, done.stderr
+    two = ["--shrink", 0.25, "--student", STUDENT, "-o", "sized.safetensors", "-o", "quarter.safetensors"]
+    done = run("distill", *two, *data, "--epochs", 1, "--augment", "none", stdin=done.stdout)
+    assert done.returncode == 0, done.stderr
+    sized, quarter = read("sized.safetensors.json"), read("quarter.safetensors.json")
+    assert (sized["training"]["student"]["shrink"], quarter["training"]["student"]["shrink"]) == (None, 0.25)
+    assert sized["metrics"]["num_params"] == 3133
+    first, second = sized["recipe"]["previous"]
+    assert (first["pattern"], second["num_bits"]) == ("2:4", 8)
+
+
+def test_trust_is_told_of(run: Run) -> None:
+    done = run(
+        "distill", TEACHER, "--data", "none.tsv", "--student", STUDENT, "--trust-checkpoint", "-o", "s.safetensors"
+    )
+    assert done.returncode == 2
+    assert f"--trust-checkpoint: {TEACHER} names nothing that needs trust" in done.stderr
+
+
 def test_a_recipe_may_say_how_a_student_is_trained(run: Run, data: list[object]) -> None:
     Path("r.toml").write_text("[finetune]\nepochs = 1\ntemperature = 3\naugment = 'gain=2'\n")
-    done = run("distill", TEACHER, "--student", STUDENT, *data, "--config", "r.toml", "-o", "s.safetensors")
+    given = ["--config", "r.toml", "--temperature", 4]
+    done = run("distill", TEACHER, "--student", STUDENT, *data, *given, "-o", "s.safetensors")
     assert done.returncode == 0, done.stderr
     options = read("s.safetensors.json")["training"]["options"]
-    assert (options["epochs"], options["temperature"], options["augment"]) == (1, 3, "gain=2")
+    assert (options["epochs"], options["temperature"], options["augment"]) == (1, 4, "gain=2")
     Path("masks.toml").write_text("[finetune]\nsr_ste = 0.1\n")
     Path("bits.toml").write_text("bits = 2\n")
     line = failed(run, TEACHER, "--student", STUDENT, *data, "--config", "bits.toml", "-o", "t.safetensors")

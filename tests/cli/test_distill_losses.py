@@ -9,6 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from asrcompress.ops import finetune_job
+from asrcompress.ops.finetune import Speech
 from asrcompress.ops.teacher import Teacher
 from tests.cli.conftest import Run
 from tests.conftest import ROOT
@@ -29,8 +31,24 @@ def training_of(path: str) -> dict[str, Any]:
     return training
 
 
-def test_a_transcribing_student_learns_the_teachers_transcripts_and_layers(run: Run) -> None:
-    data = ["--data", SPEECH / "dev.tsv", "--dev", SPEECH / "test.tsv", "--limit", 6, *SHORT]
+def test_a_transcribing_student_learns_the_teachers_transcripts_and_layers(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    learned: list[Speech] = []
+    tune = finetune_job.finetune
+
+    def listened(source: Any, content: Any, config: Any, speech: Speech, **named: Any) -> Any:
+        learned.append(speech)
+        return tune(source, content, config, speech, **named)
+
+    monkeypatch.setattr(finetune_job, "finetune", listened)
+    table = tmp_path / "alike.tsv"  # everybody says the same, as far as the references go
+    head, *rows = [line.split("\t") for line in (SPEECH / "dev.tsv").read_text().splitlines()]
+    lines = [
+        [name, str(SPEECH / audio), length, "open the window", speaker] for name, audio, length, _, speaker in rows
+    ]
+    table.write_text("".join("\t".join(line) + "\n" for line in (head, *lines)))
+    data = ["--data", table, "--dev", SPEECH / "test.tsv", "--limit", 6, *SHORT]
     done = run(
         "distill",
         SPEECH / "checkpoint_best.pt",
@@ -49,6 +67,7 @@ def test_a_transcribing_student_learns_the_teachers_transcripts_and_layers(run: 
         == training["options"]
     )
     assert training["transcripts"]["num_transcripts"] == 6
+    assert len({tuple(target.tolist()) for target in learned[0].train.targets}) > 3
     assert training["transcripts"]["search"]["beam"] == 5
     assert training["layers"].keys() == {"attention", "hidden"}
     assert {stack for stack, _, _ in training["layers"]["attention"]} == {"encoder", "decoder", "cross"}

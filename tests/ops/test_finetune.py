@@ -379,3 +379,20 @@ def test_the_record_says_what_was_done(kws):
     assert (record["metric"], record["num_ranks"], record["not_trained"]) == ("au_fa_fr", 1, [])
     assert record["history"][0]["training_loss"] is None
     assert record["history"][1]["training_loss"] > 0
+
+
+def test_the_share_of_keywords_is_that_of_what_is_trained_on(kws):
+    source, speech = kws
+    labels, drawn = speech.train.labels, []
+
+    def read(position, update=None):
+        if update is not None:
+            drawn.append((update, labels[position]))
+        return speech.train.read(position, update)
+
+    counted = replace(speech, train=replace(speech.train, read=read))
+    found = finetune(source, content_of(source), replace(QUICK, positive_share=0.75), counted)
+    assert found.record["options"]["positive_share"] == 0.75
+    assert sum(labels) != 12, "drawn each once it would be the same"
+    in_updates = [label for _, label in drawn[-16:]]  # before them, what the loss reaches was found
+    assert sum(in_updates) == 12

@@ -12,7 +12,9 @@ import torch
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.metrics.detection import detection_curve
-from asrcompress.ops.finetune_data import TrainingSet, read_training_set
+from asrcompress.ops.finetune_config import FinetuneConfig
+from asrcompress.ops.finetune_data import Cache, TrainingSet, read_training_set
+from asrcompress.ops.finetune_job import FinetuneJob
 from asrcompress.ops.load import build_model, open_source
 from asrcompress.speech.audio import read_audio
 from asrcompress.speech.augment import parse_augment
@@ -78,6 +80,17 @@ def test_a_change_depends_on_seed_position_and_update_and_on_nothing_that_was_re
     assert not torch.equal(read_set(tiny_kws, tones, augment, keyword="yes", seed=5).read(0, 0), first[0, 0])
 
 
+def test_a_job_draws_by_its_seed(tiny_kws: Path, tones: Path) -> None:
+    source = open_source(tiny_kws)
+    changed = []
+    for seed in (1, 2):
+        job = FinetuneJob(tones, FinetuneConfig(augment="gain", seed=seed), dev=tones, keyword="yes")
+        read = job.read(source).speech.train.read
+        assert torch.equal(read(0, 5), read_set(tiny_kws, tones, "gain", keyword="yes", seed=seed).read(0, 5))
+        changed.append(read(0, 5))
+    assert not torch.equal(*changed)
+
+
 def test_variants_come_again_whatever_is_kept(tiny_kws: Path, tones: Path) -> None:
     augment = "shift,gain,noise,babble,specaugment,variants=3"
     one, other = (read_set(tiny_kws, tones, augment, keyword="yes", seed=4, cache_bytes=size) for size in (0, 1 << 30))
@@ -132,6 +145,16 @@ def test_samples_of_16_bits_are_kept_as_such_and_others_as_they_are(tiny_kws: Pa
     speech = read_set(tiny_kws, tones, "gain", keyword="yes", cache_bytes=1 << 30)
     kept = speech.read._cache._kept
     assert [kept[position].dtype for position in range(4)] == [torch.int16, torch.float32, torch.int16, torch.int16]
+
+
+def test_a_cache_keeps_what_fits_beside_what_it_has() -> None:
+    cache, made = Cache(100), []
+    for key, size_bytes in (("a", 60), ("b", 60), ("c", 40), ("a", 60), ("b", 60)):
+        cache.get(
+            key, lambda size_bytes=size_bytes: made.append(size_bytes) or torch.zeros(size_bytes, dtype=torch.uint8)
+        )
+    assert [key in cache for key in "abc"] == [True, False, True]
+    assert made == [60, 60, 40, 60]
 
 
 def test_speech_that_is_transcribed_is_changed_too(tiny_s2t: Path, tiny_speech: Path) -> None:
@@ -191,6 +214,9 @@ def test_a_share_of_clips_with_the_keyword(tiny_kws: Path, tiny_s2t: Path, tones
             speech.weights(share)
     with pytest.raises(AsrCompressError, match=r"--positive-share 0.5: clips.tsv has clips of one kind only"):
         replace(speech, labels=(False,) * 4).weights(0.5)
+    unheard = tuple(0 if label else length for label, length in zip(speech.labels, speech.lengths, strict=True))
+    with pytest.raises(AsrCompressError, match="has clips of one kind only"):  # the others are too short to be heard
+        replace(speech, lengths=unheard).weights(0.5)
     with pytest.raises(AsrCompressError, match="is for keyword models"):
         read_set(tiny_s2t, tiny_speech).weights(0.5)
 

@@ -124,6 +124,8 @@ def test_the_sentence_states_the_conditions():
     two = long_form()
     two["negatives"] = [two["negatives"][0], two["negatives"][0] | {"file": "digits", "hours": 1.7, "false_accepts": 0}]
     assert "of LibriSpeech (9 in 0.383 h) and digits (0 in 1.7 h)" in running_note({"long_form": two}, "x")
+    late = long_form(latency_from_end_ms={"median": 12.0, "p95": 300.0})
+    assert "+12 ms from its end" in running_note({"long_form": late}, "x")
     nothing = long_form(latency_from_start_ms=None, latency_from_end_ms=None)
     nothing["plateau"] = dict.fromkeys(nothing["plateau"])
     said = running_note({"long_form": nothing}, "x")

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from asrcompress.gate import parse
 from asrcompress.report import render
 from asrcompress.report.gallery import svg_files
 from asrcompress.report.picture import Picture
@@ -115,6 +116,15 @@ def test_models_of_different_test_sets_do_not_share_a_front():
     alone = styled(drawn(pictures(sweep())[0]), "front")[0]
     assert front.get("d").count("V") == alone.get("d").count("V")
     assert "Only models that were measured alike share a front." in picture.caption
+    more = copy.deepcopy(
+        sidecars[4].record
+    )  # a second model of the other set, smaller: the two have a front of their own
+    more["data"], more["metrics"]["au_fa_fr"] = other["data"], 1e-8
+    found = [Sidecar(Path(f"{number}.json"), record) for number, record in enumerate((other, more))]
+    picture = pictures(build_report([*sidecars[2:], *found], sidecars[:2]))[0]
+    assert sorted(e.get("d").count("V") for e in styled(drawn(picture), "front")) == sorted(
+        [2, alone.get("d").count("V")]
+    )
 
 
 def test_the_baseline_is_marked_over_what_lies_at_the_same_place():
@@ -124,6 +134,29 @@ def test_the_baseline_is_marked_over_what_lies_at_the_same_place():
     assert len(styled(svg, "reference")) == 1
     assert "The diamond is the baseline" in pictures(sweep())[1].caption
     assert "diamond" not in pictures(build_report(keyword_sidecars()))[0].caption
+
+
+def test_the_size_is_that_of_the_model_without_what_lies_beside_it_in_the_file():
+    sidecars = keyword_sidecars()
+    plain = [e[0].text for e in styled(drawn(pictures(build_report(sidecars[2:], sidecars[:2]))[0]), "marker")]
+    for sidecar in sidecars[:2]:  # an optimizer's state
+        for part in ("model", "metrics"):
+            sidecar.record[part]["size_bytes"] = 3_000_000
+    again = pictures(build_report(sidecars[2:], sidecars[:2]))[0]
+    assert [e[0].text for e in styled(drawn(again), "marker")] == plain
+    assert "base.pt: 287.7 kB, 0.000137" in plain
+
+
+def test_a_model_that_failed_one_of_its_gates_failed():
+    sidecars = keyword_sidecars()
+    gates = [parse("ratio.au_fa_fr<=1.5"), parse("size_bytes<=30000")]
+    svg = drawn(pictures(build_report(sidecars[2:], sidecars[:2], gates))[0])
+    markers = [(e[0].text.split(":")[0], e.get("class")) for e in styled(svg, "marker")]
+    assert {name for name, style in markers if style == "marker passed"} == {
+        "C2H12.safetensors",
+        "C2H12.int8.safetensors",
+    }
+    assert sum(style == "marker failed" for _, style in markers) == 7
 
 
 def test_a_perfect_model_lies_hollow_on_the_lower_edge():
