@@ -83,7 +83,7 @@ shown=(c4h32 c4h16 c2h12-s1 c2h12-s1-int8 base-int8 c4h32-int2 c4h16-int2 c2h12-
 sidecars=()
 for name in "${shown[@]}"; do sidecars+=("$out/$name.eval.json" "$out/$name.analyze.json"); done
 asrcompress report "${sidecars[@]}" --baseline "$out/base.eval.json" --baseline "$out/base.analyze.json" --plots "$out/plots" --force >"$out/table.txt"
-asrcompress report "$out/smallest.long-form.json" --plots "$out/plots" --force >/dev/null
+asrcompress report "$out/smallest.long-form.json" --plots "$out/posterior" --force >/dev/null
 cp "$out"/plots/au_fa_fr-against-*.svg docs/experiments/keywords/
-cp "$out"/plots/posterior-*.svg docs/experiments/keywords/posterior.svg
+cp "$out"/posterior/posterior-*.svg docs/experiments/keywords/posterior.svg
 .venv/bin/python -m experiments.kws_page "$out"
