@@ -15,6 +15,7 @@ from asrcompress.report.trace_rows import Trace
 
 WIDTH, LEFT, RIGHT = 880, 84, 856
 TOP, PANEL, GAP, FOOT = 46, 150, 34, 48
+DETECTED = "detected"
 STYLE = """
 .trace .keyword { fill: var(--good); opacity: 0.13; } .trace .border { stroke: var(--line); }
 .trace .line { stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
@@ -39,8 +40,9 @@ def trace_plot(trace: Trace) -> str:
         f"mean over {trace.smoothing_s:g} s, reset after a detection: {trace.policy_above_s:.2f} s",
     )
     parts = _clips(trace, across, (above, below))
-    for top, head in zip((above, below), heads, strict=True):
-        parts += _frame(top, head, trace.threshold)
+    labels = [_detected_from(across(time_s)) for time_s in policy.detections_s]
+    for top, head, busy in zip((above, below), heads, ([], labels), strict=True):
+        parts += _frame(top, head, trace.threshold, busy)
     parts += [
         *_filled(raw.time_s, raw.probability, trace, above, across),
         _line("line", raw.time_s, raw.probability, above, across),
@@ -80,7 +82,8 @@ def _clips(trace: Trace, across: Callable[[float], float], tops: Sequence[float]
     return parts
 
 
-def _frame(top: float, head: str, threshold: float) -> list[str]:
+def _frame(top: float, head: str, threshold: float, busy: Sequence[float]) -> list[str]:
+    """Axes, and the threshold named as far to the right as no detection's name, which are 12 high from `busy` on, is in the way."""
     parts = [f'<text class="head" x="{LEFT}" y="{top - 9}">{escape(head)}</text>']
     for tick in (0, 0.5, 1):
         y = _place(tick, top)
@@ -89,9 +92,14 @@ def _frame(top: float, head: str, threshold: float) -> list[str]:
     y = _place(threshold, top)
     parts.append(f'<path class="threshold" d="M{LEFT} {y:.1f}H{RIGHT}"><title>threshold {threshold:.4g}</title></path>')
     text_y = y - 5 if y - 16 > top else y + 14
-    parts.append(
-        f'<text class="label" x="{RIGHT - 4}" y="{text_y:.1f}" text-anchor="end">threshold {threshold:.3g}</text>'
+    text = f"threshold {threshold:.3g}"
+    wide, named = len(text) * CHARACTER_WIDTH, len(DETECTED) * CHARACTER_WIDTH
+    ends = [RIGHT - 4.0, *(left - 18 for left in sorted(busy, reverse=True))]  # 18: a detection's marker stands there
+    free = (
+        end for end in ends if end - wide > LEFT and all(end < left - 17 or left + named < end - wide for left in busy)
     )
+    end = next(free, ends[0])
+    parts.append(f'<text class="label" x="{end:.1f}" y="{text_y:.1f}" text-anchor="end">{text}</text>')
     middle = top + PANEL / 2
     turn = f'transform="rotate(-90 30 {middle})"'
     parts.append(f'<text class="title" x="30" y="{middle}" text-anchor="middle" {turn}>probability</text>')
@@ -134,8 +142,13 @@ def _detections(times_s: Sequence[float], threshold: float, top: float, across: 
         parts.append(
             f'<path class="detection" d="M{x:.1f} {y:.1f}l-6 -11h12z"><title>detected at {time_s:.2f} s</title></path>'
         )
-        parts.append(f'<text class="label" x="{x + 9:.1f}" y="{y - 18:.1f}">detected</text>')
+        parts.append(f'<text class="label" x="{_detected_from(x):.1f}" y="{y - 18:.1f}">{DETECTED}</text>')
     return parts
+
+
+def _detected_from(x: float) -> float:
+    """Where the name of a detection at x begins: beside it, on the picture."""
+    return min(x + 9, RIGHT - len(DETECTED) * CHARACTER_WIDTH)
 
 
 def _seconds(last: float, bottom: float, across: Callable[[float], float]) -> list[str]:

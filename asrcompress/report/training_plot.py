@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from asrcompress.report.svg import linear_ticks, log_axis, tick_texts
+from asrcompress.report.svg import Box, linear_ticks, log_axis, tick_texts
 from asrcompress.report.training_rows import Evaluation, Training, describe, metric_text
 
 WIDTH, LEFT, RIGHT = 880, 84, 856
@@ -147,13 +147,11 @@ def _updates(history: Sequence[Evaluation], panels: Sequence[Panel], across: Cal
 
 
 def _metric(training: Training, panel: Panel, across: Callable[[float], float]) -> list[str]:
-    """The line, its points, the start as a dashed line, the best marked; both named beside them."""
+    """The line, its points, the start as a dashed line, the best marked; both named beside them, where no line is if there is room."""
     name, before, best = training.metric, training.before, training.best
     start = panel.place(before.metric)
-    parts = [
-        f'<path class="reference" d="M{LEFT} {start:.1f}H{RIGHT}"/>',
-        _line("series", [(across(line.update), panel.place(line.metric)) for line in training.history]),
-    ]
+    places = [(across(line.update), panel.place(line.metric)) for line in training.history]
+    parts = [f'<path class="reference" d="M{LEFT} {start:.1f}H{RIGHT}"/>', _line("series", places)]
     radius = RADIUS if len(training.history) <= MANY_POINTS else RADIUS / 2
     for line in training.history:
         x, y = across(line.update), panel.place(line.metric)
@@ -164,16 +162,52 @@ def _metric(training: Training, panel: Panel, across: Callable[[float], float]) 
         parts.append(
             f'<path class="marker start" d="M{LEFT} {start - r:.1f}l{r} {r}l-{r} {r}l-{r} -{r}z"><title>{training.start}</title></path>'
         )
-        parts.append(_label(f"{training.start} {metric_text(name, before.metric)}", RIGHT - 4, start - 6, "end"))
     x, y = across(best.update), panel.place(best.metric)
-    title = f"<title>best: {escape(_said(name, best))}</title>"
+    title = f"<title>{training.best_word}: {escape(_said(name, best))}</title>"
     parts.append(f'<circle class="marker best" cx="{x:.1f}" cy="{y:.1f}" r="6">{title}</circle>')
     after = f"after {best.update:,}" if best.update else training.start
-    text = f"best {metric_text(name, best.metric)}, {after}"
+    text = f"{training.best_word} {metric_text(name, best.metric)}, {after}"
     half = len(text) * CHARACTER_WIDTH / 2
     middle = min(max(x, LEFT + half + 4), RIGHT - half - 4)
-    below = y + 21 if y + 26 < panel.bottom else y - 12
-    return [*parts, _label(text, middle, below, "middle")]
+    below, above = (middle, y + 21), (middle, y - 12)
+    lines = [*_along(places), *_along([(LEFT, start), (RIGHT, start)])]
+    choices = (below, above) if y + 26 < panel.bottom else (above,)
+    named, box = _free_label(text, choices, "middle", lines, [])
+    if best.update:
+        text = f"{training.start} {metric_text(name, before.metric)}"
+        right = [(RIGHT - 4.0, start - 6), (RIGHT - 4.0, start + 16)]
+        left = [(LEFT + 14 + len(text) * CHARACTER_WIDTH, y) for _, y in right]
+        around = (x - 6, y - 6), (x + 6, y + 6), (x - 6, y + 6), (x + 6, y - 6)
+        parts.append(_free_label(text, [*right, *left], "end", [*lines, *around], [box])[0])
+    return [*parts, named]
+
+
+def _along(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points of a line, near enough to each other that none of its crossings with a label is missed."""
+    return [
+        (x + (to_x - x) * step / 200, y + (to_y - y) * step / 200)
+        for (x, y), (to_x, to_y) in itertools.pairwise(places)
+        for step in range(201)
+    ]
+
+
+def _free_label(
+    text: str,
+    places: Sequence[tuple[float, float]],
+    anchor: str,
+    points: Sequence[tuple[float, float]],
+    boxes: Sequence[Box],
+) -> tuple[str, Box]:
+    """A label at the first of the places where fewest of the points and none of the boxes are, and its own box."""
+    wide = len(text) * CHARACTER_WIDTH
+    tried = []
+    for number, (x, y) in enumerate(places):
+        left = x - (wide / 2 if anchor == "middle" else wide)
+        box = Box(left, y - 11, left + wide, y + 4)
+        hit = sum(box.left < at < box.right and box.top < height < box.bottom for at, height in points)
+        tried.append((sum(other.overlap(box) > 0 for other in boxes), hit, number, box))
+    _, _, number, box = min(tried, key=lambda one: one[:3])
+    return _label(text, *places[number], anchor), box
 
 
 def _loss(history: Sequence[Evaluation], panel: Panel, across: Callable[[float], float]) -> list[str]:

@@ -46,6 +46,7 @@ class Training:
     """A fine-tuning: `before` is the model it began with, `best` what was written, `written_metric` what the file gives.
 
     is_distilled: a student was trained from what it was made of; else a compressed model after one shot.
+    select: what `best` was chosen by: metric, loss or last.
     """
 
     metric: str
@@ -58,11 +59,17 @@ class Training:
     dev: Speech
     has_teacher: bool
     is_distilled: bool = False
+    select: str = "metric"
 
     @property
     def start(self) -> str:
         """What `before` is, in a word."""
         return "before training" if self.is_distilled else "one-shot"
+
+    @property
+    def best_word(self) -> str:
+        """What `best` is, in a word: by loss, or as the last, it need not have the best metric."""
+        return "best" if self.select == "metric" else "kept"
 
     @property
     def masks_moved(self) -> bool:
@@ -80,11 +87,13 @@ def describe(training: Training) -> str:
     best, metric = training.best, training.metric
     start = metric_text(metric, training.before.metric)
     if best.update == 0:
-        found = f"from {metric} {start} {training.start} to no better after {_count(training.num_updates, 'update')}"
+        nothing = "no smaller loss" if training.select == "loss" else "no better"
+        found = f"from {metric} {start} {training.start} to {nothing} after {_count(training.num_updates, 'update')}"
     else:
         total = f" of {training.num_updates:,}" if training.num_updates != best.update else ""
         end = metric_text(metric, best.metric)
         found = f"from {metric} {start} {training.start} to {end} after {_count(best.update, 'update')}{total}"
+        found += {"loss": ", which has the smallest loss", "last": ", which is the last"}.get(training.select, "")
     return f"{found}; trained on {training.train}, judged on {training.dev}; the file {_kept(training)}"
 
 
@@ -140,6 +149,7 @@ def _training(block: dict[str, Any]) -> Training:
         dev=_speech(block["dev"]),
         has_teacher=block["teacher_sha256"] is not None,
         is_distilled=block.get("student") is not None,
+        select=str(block["options"].get("select", "metric")),
     )
 
 

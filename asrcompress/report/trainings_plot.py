@@ -116,7 +116,7 @@ def _series(number: int, places: Sequence[float], values: Sequence[float], axis:
 def _key(number: int, name: str, training: Training) -> list[str]:
     y = HEADING - 6 + KEY_LINE * number
     best = training.best
-    text = f"{name}: best {metric_text(training.metric, best.metric)} at epoch {best.epoch:.3g}"
+    text = f"{name}: {training.best_word} {metric_text(training.metric, best.metric)} at epoch {best.epoch:.3g}"
     x = LEFT + 42
     return [
         f'<path {_style(number)} d="M{LEFT} {y}h30"/>',
