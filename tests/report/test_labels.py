@@ -27,12 +27,12 @@ def chosen(select: str, best: int, rows: tuple[tuple, ...] = WORSE) -> dict:
     return block | {"written": {name: block["best"][name] for name in ("metric", "loss")}}
 
 
-def boxes(svg: ElementTree.Element) -> dict[str, Box]:
+def boxes(svg: ElementTree.Element, halo: float = 0) -> dict[str, Box]:
     found = {}
     for label in styled(svg, "label"):
         x, y, wide = float(label.get("x")), float(label.get("y")), len(label.text) * CHARACTER_WIDTH
         left = x - {"end": wide, "middle": wide / 2}.get(label.get("text-anchor"), 0)
-        found[f"{label.text} at {x}, {y}"] = Box(left, y - 10, left + wide, y + 2)
+        found[f"{label.text} at {x}, {y}"] = Box(left, y - 10 - halo, left + wide, y + 2 + halo)
     return found
 
 
@@ -74,7 +74,7 @@ def test_the_threshold_is_named_where_no_detection_is() -> None:
     last = block["trace"]["clips"][-1]["end_s"]
     for times in ([last - 0.01], [0.3, last - 0.4], [last * step / 5 for step in range(1, 5)]):
         block["trace"]["with_policy"]["detections_s"] = times
-        named = boxes(ElementTree.fromstring(trace_plot(read_trace({"long_form": block}, "x.json"))))
+        named = boxes(ElementTree.fromstring(trace_plot(read_trace({"long_form": block}, "x.json"))), halo=2)
         assert len(named) == 2 + len(times)
         for (one, box), (other, second) in itertools.combinations(named.items(), 2):
             assert box.overlap(second) == 0, (one, other)
