@@ -123,6 +123,19 @@ def test_what_was_read_may_be_written_to(pair: tuple[Path, Path]) -> None:
     assert record_text(load_artifact(pair[1])) == record_text(compacted(load_artifact(pair[0])))
 
 
+def test_what_was_read_shares_nothing_with_what_is_read_again(pair: tuple[Path, Path]) -> None:
+    """The last file is kept, as it is asked for again and again."""
+    data = pair[1].read_bytes()
+    first, plain = compact.read_file(data), compact.read_file(data)
+    kept = {name: tensor.clone() for name, tensor in plain.tensors.items()}
+    first.record["weights"].clear()
+    for tensor in first.tensors.values():
+        tensor.zero_()
+    again = compact.read_file(data)
+    assert again.record == plain.record and again.record["weights"]
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in kept.items())
+
+
 def refused(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     with pytest.raises(AsrCompressError) as caught:

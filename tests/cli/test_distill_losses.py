@@ -126,7 +126,11 @@ def test_a_student_goes_on_to_learn_on_its_grid(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--student", "kws_crnn:hidden=12", "--sequence-level"], "--sequence-level: is for models that transcribe"),
+        # before any speech is read
+        (
+            ["--student", "kws_crnn:hidden=12", "--sequence-level", "--data", "none.tsv"],
+            "--sequence-level: is for models that",
+        ),
         (["--student", "kws_crnn:stride=2x10", "--hidden-loss", 1], "cannot learn layer by layer from"),
         (["--student", "kws_crnn:hidden=12", "--hidden-loss", -1], "--hidden-loss -1.0: use 0 to"),
     ],

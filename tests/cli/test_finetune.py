@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from asrcompress.cli.finetune_options import _options
 from asrcompress.ops.finetune_config import FinetuneConfig
@@ -190,6 +191,10 @@ def test_stopped_and_resumed_is_as_if_it_had_not_been(run, train, monkeypatch):
     assert STATE in other
     assert "other data or options" in other
 
+    teacher = torch.load(MODEL)
+    torch.save(teacher | {"classifier.bias": teacher["classifier.bias"] + 1}, "teacher.pt")
+    assert "other data or options" in failed(run, *options, "--teacher", "teacher.pt", "--resume")
+
     resumed = quantize(run, *options, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert Path("a.safetensors").read_bytes() == whole
@@ -218,7 +223,7 @@ def test_force_begins_anew(run, train, monkeypatch):
         ([*QUICK, "--learning-rate", "nan"], "--learning-rate nan: use above 0 and at most 1"),
         ([*QUICK, "--distillation", 1.5], "--distillation 1.5: use 0 to 1"),
         ([*QUICK, "--batch-size", 0], "--batch-size 0: use 1 to"),
-        ([*QUICK, "--finetune-limit", 0], "--finetune-limit 0: use 1 to"),
+        ([*QUICK, "--finetune-limit", 0], "--finetune-limit 0: use 1 or more"),
         ([*QUICK, "--mask-schedule", "often"], "--mask-schedule often: use one-shot, few-shot, every-step"),
         ([*QUICK, "--scales", "free"], "--scales free: use learned, mse, fixed"),
         ([*QUICK, "--precision", "bfloat16"], "--precision bfloat16: is for CUDA"),
@@ -228,6 +233,7 @@ def test_force_begins_anew(run, train, monkeypatch):
         ([*QUICK, "--teacher", "gone.pt"], "gone.pt"),
         ([*QUICK, "--teacher", SPEECH / "checkpoint_best.pt"], "is a s2t_transformer and cannot teach"),
         (["--finetune", "gone.tsv", "--keyword", "computer"], "gone.tsv: no such file or folder"),
+        (["--finetune", "gone.tsv", "--keyword", "computer", "--teacher", SPEECH / "checkpoint_best.pt"], "cannot teach"),
         (["--finetune", CLIPS, "--finetune-split", "dev", "--keyword", "computer"], "add --dev, speech that decides"),
         (["--finetune", CLIPS, "--keyword", "computer"], "manifest.tsv: has several splits; add --finetune-split"),
     ],

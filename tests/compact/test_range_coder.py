@@ -88,6 +88,22 @@ def test_the_bytes_are_those_of_the_format() -> None:
 GOLDEN = "df2d036da6fd8387a769ac"
 
 
+def test_what_follows_the_last_number_is_refused_however_far_behind_it_is() -> None:
+    plan = [("a", [1, 2, 3], 8, 8)]
+    decoder = Decoder(encoded(plan) + bytes(100) + b"\1")
+    assert decoder.take("a", 3, width=8, depth=8) == [1, 2, 3]
+    with pytest.raises(AsrCompressError, match="do not end"):
+        decoder.finish()
+
+
+def test_noise_has_no_more_bits_than_it_has() -> None:
+    """The largest code that there is lies above all that 16 bits say, once the interval is no multiple of 2^16."""
+    decoder = Decoder(b"\xff" * 40)
+    decoder.take("a", 5, width=1, depth=1)
+    with pytest.raises(AsrCompressError, match="none that the coder writes"):
+        decoder.take("b", 1, width=16, depth=0)
+
+
 @pytest.mark.parametrize("data", [b"\0", b"\1\0"])
 def test_zeros_at_the_end_are_refused(data: bytes) -> None:
     decoder = Decoder(data)

@@ -77,16 +77,31 @@ def test_a_threshold_that_everything_reaches(tiny_kws: Path, speech: Path, tmp_p
 
 
 def test_a_threshold_that_nothing_reaches(tiny_kws: Path, speech: Path, tmp_path: Path, validator: Any) -> None:
-    record = measure(tiny_kws, speech, tmp_path / "e.json", threshold=1.0)
+    record = measure(tiny_kws, speech, tmp_path / "e.json", threshold=1.0, window_s=1.5)
     validator.validate(json.loads((tmp_path / "e.json").read_text()))
     block = record["long_form"]
     assert (block["false_accepts"], block["false_rejects"], block["false_reject_rate"]) == (0, KEYWORDS, 1.0)
     assert block["interval"]["high"] == pytest.approx(3.689 / block["hours"], rel=1e-3)
     assert block["trace"] is None and record["metrics"]["detection_latency_ms"] is None
     assert block["with_reset"] == block["without_reset"]
+    assert block["keywords"]["gap_s"] == 2.5  # nothing that is heard of one keyword is in another's window
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.25, 0.5])
+def test_a_false_accept_is_of_the_set_that_its_audio_ends_in(tiny_kws: Path, speech: Path, tmp_path: Path) -> None:
+    """The first set is as long as the first step; what it detects ends just there."""
+    random, sets = np.random.default_rng(1), []
+    for name, num_samples in (("first", 3240), ("second", 3 * RATE_HZ)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * random.standard_normal(num_samples), RATE_HZ)
+        (tmp_path / f"{name}.txt").write_text(f"{name}.wav\n")
+        sets.append(tmp_path / f"{name}.txt")
+    long_form = LongFormConfig(tuple(sets), threshold=0.0, smoothing_s=0.0, debounce_s=60.0)
+    config = EvalConfig(speech / "clips.tsv", keyword="go", num_resamples=100, long_form=long_form)
+    block = evaluate(tiny_kws, config, output=tmp_path / "e.json")[1]["long_form"]
+    assert [event["set"] for event in block["false_accept_events"]] == ["first.txt"]
+    assert [each["false_accepts"] for each in block["negatives"]] == [1, 0]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 0.65])
 @pytest.mark.parametrize("reset", [True, False])
 def test_the_largest_threshold_that_keeps_the_rate(
     tiny_kws: Path, speech: Path, tmp_path: Path, rate: float, reset: bool
@@ -95,6 +110,12 @@ def test_the_largest_threshold_that_keeps_the_rate(
     block = measure(tiny_kws, speech, tmp_path / "e.json", false_reject_rate=rate, **options)["long_form"]
     assert block["false_rejects"] <= rate * KEYWORDS
     assert block["false_rejects"] == block["with_reset" if reset else "without_reset"]["false_rejects"]
+    counts = {name: block[name]["false_accepts"] for name in ("with_reset", "without_reset")}
+    assert len(set(counts.values())) == 2 or rate > 0.5, "resets changed nothing"
+    events = len(block["false_accept_events"])
+    assert block["false_accepts"] == counts["with_reset" if reset else "without_reset"] == events
+    assert block["negatives"][0]["false_accepts"] == events
+    assert block["policy"]["largest_false_reject_rate"] == rate
     threshold = block["policy"]["threshold"]
     same = measure(tiny_kws, speech, tmp_path / "e.json", threshold=threshold, **options)["long_form"]
     assert measured(same) == measured(block)

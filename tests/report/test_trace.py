@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import math
 import re
 from xml.etree import ElementTree
 
@@ -57,6 +58,9 @@ def test_what_reaches_the_threshold_is_filled_and_counted():
     assert len(bars) == num_raw + 1  # one step of the moving average
     assert f"as the model gives it: {num_raw * 0.08:.2f} s at or above" in styled(svg, "head")[0].text
     assert "reset after a detection: 0.08 s" in styled(svg, "head")[1].text
+    at_it = long_form()
+    at_it["trace"]["threshold"] = 0.9  # which is as high as it gets
+    assert read_trace({"long_form": at_it}, "x").raw_above_s == pytest.approx(num_raw * 0.08)
     time = seconds(svg)
     assert time(float(bars[0].get("x"))) == pytest.approx(
         min(t for t, v in zip(TIMES, RAW, strict=True) if v > 0.5), abs=0.003
@@ -148,6 +152,9 @@ def test_the_sentence_of_a_stream_counts_codes_of_integers():
         lambda b: b.pop("policy"),
         lambda b: b.update(interval=None),
         lambda b: b["trace"]["clips"][1].update(end_s=0.5),
+        lambda b: b["trace"]["clips"][1].update(end_s=1.0),
+        lambda b: b["trace"]["with_policy"].update(time_s=[], probability=[], smoothed=[]),
+        lambda b: b["trace"].update(threshold=math.inf),
         lambda b: b["trace"]["with_policy"].update(probability=[0.1]),
         lambda b: b["trace"]["without_policy"].update(smoothed="high"),
         lambda b: b["trace"].update(threshold=True),

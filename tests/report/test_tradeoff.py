@@ -73,9 +73,25 @@ def test_points_read_off_the_logarithmic_ticks_are_the_measured_values(index, co
 def test_macs_come_from_the_analyze_sidecar_of_the_same_file_and_say_their_input():
     sizes, macs = pictures(sweep())
     assert (sizes.name, macs.name) == ("au_fa_fr-against-size_bytes", "au_fa_fr-against-macs")
-    assert "multiply-accumulates (macs) for 1 s of speech" in macs.svg
+    assert 'against multiply-accumulates (macs) for 1 s of speech"' in macs.svg  # and no more
     only_eval = build_report([s for s in keyword_sidecars() if s.kind == "eval"])
     assert [picture.name for picture in pictures(only_eval)] == ["au_fa_fr-against-size_bytes"]
+
+
+def test_macs_of_a_batch_or_counted_in_another_way_say_so():
+    sidecars = keyword_sidecars()
+    for sidecar in sidecars[1::2]:
+        sidecar.record["input"]["batch_size"], sidecar.record["macs_convention"] = 4, "thop"
+    macs = pictures(build_report(sidecars[2:], sidecars[:2]))[1]
+    assert 'against multiply-accumulates (macs) for 1 s of speech, 4 times, counted as thop"' in macs.svg
+
+
+def test_an_interval_that_reaches_down_to_nothing_leaves_the_points_their_room():
+    sidecars = keyword_sidecars()
+    sidecars[2].record["intervals"]["au_fa_fr"]["low"] = 1e-30
+    svg = drawn(pictures(build_report(sidecars[2:], sidecars[:2]))[0])
+    ticks = [number(e.text) for e in styled(svg, "tick") if e.get("text-anchor") == "end"]
+    assert min(row[4] for row in SWEEP) / 20 < min(ticks) < min(row[4] for row in SWEEP)
 
 
 def test_macs_of_another_input_are_left_out_and_named():

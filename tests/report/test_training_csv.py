@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
-from asrcompress.report.training_csv import history_csv
+from asrcompress.report.rows import build_report
+from asrcompress.report.training_csv import history_csv, render
+from asrcompress.sidecar import Sidecar
 from tests.fixtures.sidecars import load
-from tests.fixtures.training_records import LINES, training, tuned_record
+from tests.fixtures.training_records import LINES, training, tuned, tuned_record
 
 
 def read(text: str) -> list[dict[str, str]]:
@@ -27,6 +30,18 @@ def test_several_trainings_are_told_apart_by_file_and_those_without_are_left_out
     records = [tuned_record(file="a.safetensors"), load("crnn_happy.pt.eval.json"), tuned_record(file="b.safetensors")]
     assert [r["model"] for r in read(history_csv(*records))] == ["a.safetensors"] * 4 + ["b.safetensors"] * 4
     assert history_csv(load("crnn_happy.pt.eval.json")).count("\n") == 1
+
+
+def test_a_model_that_was_evaluated_twice_has_its_history_once():
+    evaluations = []
+    for number in (1, 2):
+        record = load("checkpoint_best.int8.safetensors.eval.json")
+        record["model"] = tuned_record()["model"]
+        record["data"] = record["data"] | {"file": f"{number}.tsv", "sha256": f"{number}" * 64}
+        evaluations.append(Sidecar(Path(f"{number}.json"), record))
+    report = build_report([tuned(), *evaluations])
+    assert len(report.rows) == 2
+    assert len(read(render(report))) == len(LINES)
 
 
 def test_the_parts_of_a_loss_have_columns_of_their_own():
