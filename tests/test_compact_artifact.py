@@ -253,6 +253,19 @@ def test_a_record_that_lies_is_refused_before_anything_large_is_decoded(change: 
     refused(tmp_path / "x", with_record(change))
 
 
+def test_tensors_are_too_many_together_before_any_is_too_large_alone() -> None:
+    asked: list[str] = []
+
+    def code(part: layout.Part) -> torch.Tensor:
+        asked.append(part.name)
+        return torch.empty(0)
+
+    size = layout.MOST_ELEMENTS // 2
+    with pytest.raises(AsrCompressError, match="c: would be more than .* together with the others"):
+        layout.walk({"weights": {}, "floats": {"a": [size], "b": [size], "c": [1]}}, code)
+    assert asked == ["a", "b"]
+
+
 def test_a_model_that_is_too_large_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "MOST_ELEMENTS", 40)
     with pytest.raises(AsrCompressError, match="more than 40 numbers.*leave out --compact"):

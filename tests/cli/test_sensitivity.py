@@ -182,7 +182,7 @@ def test_a_vocabulary_without_its_sentencepiece_model(
     folder = tmp_path / "alone"
     shutil.copytree(tiny_s2t.parent, folder)
     (folder / "spm.model").unlink()
-    refused(run, folder / tiny_s2t.name, "--data", tiny_speech, "-o", "t.json", words="with --data-dir")
+    refused(run, folder / tiny_s2t.name, "--data", tiny_speech, "-o", "t.json", words="give --data-dir")
     quick = [
         "--bits",
         "2",

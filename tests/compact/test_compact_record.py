@@ -91,12 +91,39 @@ def test_a_text_that_claims_to_be_endless_is_refused_at_once() -> None:
         record_of(encoder.finish())
 
 
+def test_a_text_of_one_byte_too_many_is_refused() -> None:
+    encoder = Encoder()
+    text._put_length(encoder, text.MOST_BYTES + 1)
+    with pytest.raises(AsrCompressError, match="would have 65537 bytes, more than 65536"):
+        text.take_text(Decoder(encoder.finish()))
+
+
+def test_hexadecimal_digits_of_another_number_are_a_text_like_others() -> None:
+    record = {"short": "a" * 63, "long": "a" * 66, "shouted": "A" * 64, "sha256": "a" * 64}
+    encoder = Encoder()
+    put_record(encoder, record)
+    assert take_record(Decoder(encoder.finish())) == record
+
+
+def test_a_piece_that_goes_on_behind_the_text_is_refused() -> None:
+    encoder = Encoder()
+    text._put_length(encoder, 2)
+    encoder.put("is piece", [1], width=1, depth=1)
+    encoder.put("", [0], width=len(text.dictionary()).bit_length(), depth=0)
+    text._put_length(encoder, 0)  # four bytes, and there are two
+    with pytest.raises(AsrCompressError, match="from nowhere"):
+        text.take_text(Decoder(encoder.finish()))
+
+
 def test_a_piece_from_nowhere_is_refused() -> None:
     encoder = Encoder()
-    text._put_length(encoder, 100)
+    text._put_length(encoder, 4)
     encoder.put("is piece", [1], width=1, depth=1)
     encoder.put("", [len(text.dictionary()) - 2], width=len(text.dictionary()).bit_length(), depth=0)
-    text._put_length(encoder, 0)
+    text._put_length(encoder, 0)  # four bytes, and from there on there are two
+    for byte in b"ab":
+        encoder.put("is piece", [0], width=1, depth=1)
+        encoder.put("byte", [byte], width=8, depth=8)
     with pytest.raises(AsrCompressError, match="from nowhere"):
         text.take_text(Decoder(encoder.finish()))
 

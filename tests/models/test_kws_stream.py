@@ -193,6 +193,12 @@ def test_when_steps_end() -> None:
     assert [step.time_s for step in steps] == pytest.approx([0.2025 + 0.08 * k for k in range(10)] + [1.0])
     assert timing(spec) == {"step_ms": 80.0, "first_step_ms": 202.5, "algorithmic_latency_ms": 82.5}
     stream = KeywordStream(spec, module)
+    for _ in range(2):  # a recording that follows on another has times of its own
+        again = play(stream, np.zeros(16_000, dtype=np.float32), [])
+        assert [step.time_s for step in again] == [step.time_s for step in steps]
+    stream.feed(np.zeros(100, dtype=np.float32))
+    assert stream.state_bytes == 400  # samples that wait for a frame
+    stream.finish()
     assert [at for at in range(4999) if stream.feed(np.zeros(1, dtype=np.float32))] == [3239, 4519]  # 202.5, 282.5 ms
 
 

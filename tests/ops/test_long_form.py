@@ -64,6 +64,8 @@ def test_a_threshold_that_everything_reaches(tiny_kws: Path, speech: Path, tmp_p
     assert block["false_accepts"] == math.ceil(num_steps / 11) == len(block["false_accept_events"])
     assert record["metrics"]["false_accepts_per_hour"] == block["false_accepts"] / block["hours"]
     assert record["intervals"]["false_accepts_per_hour"] == block["interval"]
+    assert record["metrics"]["detection_latency_ms"] == block["latency_from_end_ms"]["median"]
+    assert block["policy"]["smoothing_steps"] == 1
     assert block["false_rejects"] == 0 and block["policy"]["chosen_by"] == "threshold"
     assert {event["id"] for event in block["false_accept_events"]} == {"u1", "u3"}
     assert (
@@ -84,6 +86,7 @@ def test_a_threshold_that_nothing_reaches(tiny_kws: Path, speech: Path, tmp_path
     assert block["interval"]["high"] == pytest.approx(3.689 / block["hours"], rel=1e-3)
     assert block["trace"] is None and record["metrics"]["detection_latency_ms"] is None
     assert block["with_reset"] == block["without_reset"]
+    assert block["policy"]["smoothing_steps"] == 2  # 0.16 s, of steps of 0.08 s
     assert block["keywords"]["gap_s"] == 2.5  # nothing that is heard of one keyword is in another's window
 
 
