@@ -19,7 +19,6 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.tensor_file import DTYPE_OF, TYPE_OF, WIDTHS, TensorSpool, compact_json
 
 ZSTD = "zstd"
-CODINGS = (ZSTD,)
 MAGIC = zstandard.FRAME_HEADER  # what every frame begins with, and no JSON does
 # Small tensors are worth the search; 19 codes 2 MB a second and saves next to nothing on codes of many weights.
 SMALL_BYTES, SMALL_LEVEL, LEVEL = 1 << 20, 19, 3
