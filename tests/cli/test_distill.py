@@ -224,9 +224,10 @@ def test_a_recipe_may_say_how_a_student_is_trained(run: Run, data: list[object])
     options = read("s.safetensors.json")["training"]["options"]
     assert (options["epochs"], options["temperature"], options["augment"]) == (1, 4, "gain=2")
     Path("masks.toml").write_text("[finetune]\nsr_ste = 0.1\n")
-    Path("bits.toml").write_text("bits = 2\n")
-    line = failed(run, TEACHER, "--student", STUDENT, *data, "--config", "bits.toml", "-o", "t.safetensors")
-    assert "bits.toml: 'bits' is not an option of distill" in line
+    for name, value in (("bits", "2"), ("pattern", "'2:4'")):
+        Path("other.toml").write_text(f"{name} = {value}\n")
+        line = failed(run, TEACHER, "--student", STUDENT, *data, "--config", "other.toml", "-o", "t.safetensors")
+        assert f"other.toml: '{name}' is not an option of distill" in line
     line = failed(run, TEACHER, "--student", STUDENT, *data, "--config", "masks.toml", "-o", "t.safetensors")
     assert "masks.toml: [finetune]: 'sr_ste' is about compressed weights, and a student is float" in line
 
