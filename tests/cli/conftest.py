@@ -12,8 +12,20 @@ from pathlib import Path
 import pytest
 
 from asrcompress.cli.main import main
+from tests.conftest import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+CLIPS = ROOT / "samples" / "kws" / "manifest.tsv"
+
+
+@pytest.fixture(scope="session")
+def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of twelve clips of the test split, of both kinds, to be judged on."""
+    table = tmp_path_factory.mktemp("few") / "few.tsv"
+    rows = [line.split("\t") for line in CLIPS.read_text().splitlines()[1:]]
+    held = [(CLIPS.parent / path, word) for path, word, split in rows if split == "test"][:12]
+    table.write_text("path\tword\n" + "".join(f"{path}\t{word}\n" for path, word in held))
+    return table
 
 
 @pytest.fixture
