@@ -188,6 +188,29 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
+def axis_below(
+    title: str, last: float, bottom: float, across: Callable[[float], float], *, left: float, right: float
+) -> list[str]:
+    """Ticks from 0 to `last` under a panel that ends at `bottom`, and the axis' title in the middle.
+
+    Args:
+        title: what the axis counts.
+        last: its largest value.
+        bottom: the panel's lower edge.
+        across: where a value is.
+        left: the panel's left edge.
+        right: its right one.
+    """
+    parts = []
+    for tick in linear_ticks(0, last):
+        x = across(tick)
+        parts.append(f'<path class="frame" d="M{x:.1f} {bottom:.1f}v4"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{tick:g}</text>')
+    middle = (left + right) / 2
+    parts.append(f'<text class="title" x="{middle}" y="{bottom + 38:.1f}" text-anchor="middle">{title}</text>')
+    return parts
+
+
 def linear_ticks(low: float, high: float) -> tuple[float, ...]:
     """Four to nine round numbers within low..high."""
     raw = (high - low) / 6

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from asrcompress.report.rows import printable
-from asrcompress.report.svg import CHARACTER_WIDTH, linear_ticks
+from asrcompress.report.svg import CHARACTER_WIDTH, axis_below
 from asrcompress.report.trace_rows import Trace
 
 WIDTH, LEFT, RIGHT = 880, 84, 856
@@ -50,7 +50,7 @@ def trace_plot(trace: Trace) -> str:
         *_filled(policy.time_s, policy.smoothed, trace, below, across),
         _line("line", policy.time_s, policy.smoothed, below, across),
         *_detections(policy.detections_s, trace.threshold, below, across),
-        *_seconds(last, below + PANEL, across),
+        *axis_below("seconds", last, below + PANEL, across, left=LEFT, right=RIGHT),
     ]
     height = TOP + 2 * PANEL + GAP + FOOT
     opening = f'<svg class="trace" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="probability of the keyword over time">'
@@ -149,14 +149,3 @@ def _detections(times_s: Sequence[float], threshold: float, top: float, across: 
 def _detected_from(x: float) -> float:
     """Where the name of a detection at x begins: beside it, on the picture."""
     return min(x + 9, RIGHT - len(DETECTED) * CHARACTER_WIDTH)
-
-
-def _seconds(last: float, bottom: float, across: Callable[[float], float]) -> list[str]:
-    parts = []
-    for tick in linear_ticks(0, last):
-        x = across(tick)
-        parts.append(f'<path class="frame" d="M{x:.1f} {bottom}v4"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
-    middle = (LEFT + RIGHT) / 2
-    parts.append(f'<text class="title" x="{middle}" y="{bottom + 38}" text-anchor="middle">seconds</text>')
-    return parts

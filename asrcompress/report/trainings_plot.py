@@ -7,12 +7,12 @@ Lines differ in colour, dashes and the shape that marks the best evaluation. Col
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from asrcompress.report.figures import short_names
 from asrcompress.report.rows import printable
-from asrcompress.report.svg import Axis, linear_axis, linear_ticks, log_axis, tick_texts
+from asrcompress.report.svg import Axis, axis_below, linear_axis, log_axis, tick_texts
 from asrcompress.report.training_plot import NAMES
 from asrcompress.report.training_rows import Evaluation, Training, metric_text
 
@@ -66,7 +66,7 @@ def trainings_plot(trainings: Sequence[tuple[str, Training]]) -> str:
         at = metric_axis.place(best.metric * scale)
         parts.append(_best(number, across(best.epoch), at, _said(names[number], training, best)))
     height = lower_top + LOSS_HEIGHT + FOOT
-    parts += _epochs(most, lower_top + LOSS_HEIGHT, across)
+    parts += axis_below("epochs", most, lower_top + LOSS_HEIGHT, across, left=LEFT, right=RIGHT)
     opening = (
         f'<svg class="trainings" viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{len(trainings)} trainings">'
     )
@@ -87,17 +87,6 @@ def _frame(axis: Axis, top: float, height: float, heading: str) -> list[str]:
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     return [*parts, f'<path class="frame" d="M{LEFT} {top}V{bottom:.1f}H{RIGHT}"/>']
-
-
-def _epochs(most: float, bottom: float, across: Callable[[float], float]) -> list[str]:
-    parts = []
-    for tick in linear_ticks(0, most):
-        x = across(tick)
-        parts.append(f'<path class="frame" d="M{x:.1f} {bottom:.1f}v4"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{tick:g}</text>')
-    middle = (LEFT + RIGHT) / 2
-    parts.append(f'<text class="title" x="{middle}" y="{bottom + 38:.1f}" text-anchor="middle">epochs</text>')
-    return parts
 
 
 # ---------------------------------------------------------------- a training
