@@ -91,7 +91,7 @@ def _options(
         ),
     ] = None,
     positive_share: Annotated[
-        Optional[float], _option("Share of clips with the keyword among those drawn. [default: None]")
+        Optional[float], _option("Share of clips with the keyword among those drawn. [default: as they come]")
     ] = None,
     mask_schedule: Annotated[
         Optional[str],
