@@ -24,7 +24,8 @@ from asrcompress.errors import AsrCompressError
 from asrcompress.files import read_json, sha256_file
 
 SCHEMA_VERSION = 1
-KINDS = ("artifact", "analyze", "eval", "sensitivity")
+KINDS = ("artifact", "analyze", "eval", "sensitivity", "export")
+# Of those that lie beside the model itself; an export's lies beside the folder that was written.
 SUFFIXES = {"artifact": ".json", "analyze": ".analyze.json", "eval": ".eval.json", "sensitivity": ".sensitivity.json"}
 MAX_DEPTH = 32
 METRIC_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -148,7 +149,7 @@ def read(path: str | Path) -> Sidecar:
     """
     path = Path(path)
     if path.suffix in MODEL_SUFFIXES:
-        siblings = [sidecar_path(path, kind) for kind in reversed(KINDS)]
+        siblings = [sidecar_path(path, kind) for kind in reversed(SUFFIXES)]
         found = [str(sibling) for sibling in siblings if sibling.is_file()]
         hint = (
             f"give {' or '.join(found)}"

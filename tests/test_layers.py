@@ -1,4 +1,4 @@
-"""Imports point one way: errors < files ... < models, modules ... < ops < cli. Read from the source, not at run time."""
+"""Imports point one way: errors < files ... < models, modules ... < exporters < ops < cli. Read from the source, not at run time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LEVELS = {
     "files": 1, "integers": 1, "grids": 1, "packing": 1, "patterns": 1, "sidecar": 1, "gate": 1,
     "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
     "artifact_file": 2, "artifact_size": 2, "mapped_artifact": 2, "stored_weight": 2, "sparse": 1, "entropy": 1, "mapped": 1, "tensor_file": 1,
-    "compact": 2, "training": 2, "ops": 3,
-    "cli": 4,
+    "compact": 2, "training": 2, "exporters": 3, "ops": 4,
+    "cli": 5,
 }  # fmt: skip
 SAME = {
     ("sidecar", "files"),

@@ -14,6 +14,7 @@ import asrcompress
 from asrcompress.cli.analyze import analyze
 from asrcompress.cli.distill import distill
 from asrcompress.cli.evaluate import evaluate
+from asrcompress.cli.export import export
 from asrcompress.cli.output import emit, say
 from asrcompress.cli.quantize import quantize
 from asrcompress.cli.report import report
@@ -35,6 +36,7 @@ app.command()(distill)
 app.command("eval")(evaluate)
 app.command()(sensitivity)
 app.command()(report)
+app.command()(export)
 
 
 def _version(value: bool) -> None:
