@@ -1,0 +1,134 @@
+"""An encoder of 12 layers as a W8A8 artifact, beside torch, ONNX Runtime and other quantizers. Not a test: it asserts nothing.
+
+usage: python -m tests.bench.bench_encoder [--only ours,ort-int8] [--dim 256 512] [--batch 1 8] [--part layers whole]
+       [--time 375] [--rounds 5] [--threads 1] [--json FILE]
+
+Fairseq's s2t_transformer encoder, feed-forward 2048, heads of 64, every utterance 375 frames after subsampling. `layers`
+is fed subsampled frames, `whole` filter banks. One process, contestants in turn within every round, medians; speeds
+are ratios of CPU time within a round. What is there is named by --help; --only is in the order given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import torch.nn.functional as F
+
+from tests.bench.encoder_contestants import CONTESTANTS, DEFAULT, Case, Run
+from tests.bench.encoder_models import count_macs, inputs, write_checkpoint
+from tests.bench.rounds import finish, interleave, say, speed_ratio
+
+BASELINES = ("torch", "ort-int8")
+
+
+def prepare(case: Case, names: list[str]) -> tuple[dict[str, Run], dict[str, str]]:
+    """(what runs, why the rest does not)."""
+    ready: dict[str, Run] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        begin = time.perf_counter()
+        try:
+            run = CONTESTANTS[name][1](case)
+            run()
+            ready[name] = run
+            say(f"  {name} ready after {time.perf_counter() - begin:.1f} s")
+        except Exception as error:  # what a peer cannot do is a line of the table
+            if name.startswith("ours"):
+                raise
+            failed[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:100]}"
+            say(f"  {name} does not run: {failed[name]}")
+    return ready, failed
+
+
+def measure(case: Case, names: list[str], rounds: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each contestant."""
+    ready, failed = prepare(case, names)
+    with torch.inference_mode():
+        truth = case.plain()(case.x)
+    times = interleave(ready, rounds)
+    rows = []
+    for name in names:
+        row = {**facts, "contestant": name, "label": CONTESTANTS[name][0]}
+        if name in failed:
+            rows.append(row | {"error": failed[name]})
+            continue
+        median = times[name].median()
+        out = ready[name]().float()
+        rows.append(
+            row
+            | {f"{key[:-2]}_ms": value * 1e3 for key, value in median.items()}
+            | {"gops": 2 * facts["macs"] / median["cpu_s"] / 1e9}
+            | {f"speed_vs_{base}": speed_ratio(times, name, base) for base in BASELINES}
+            | {
+                "relative_error": float((out - truth).norm() / truth.norm()),
+                "cosine": float(F.cosine_similarity(out.flatten(), truth.flatten(), dim=0)),
+            }
+        )
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """A table for the terminal."""
+    first = rows[0]
+    print(
+        f"\n{first['part']}, d = {first['dim']}, batch {first['batch']}, {first['time']} frames, {first['macs'] / 1e9:.2f} GMAC"
+    )
+    print(f"{'':46}{'CPU ms':>9}{'wall ms':>9}{'GOP/s':>8}{'x torch':>9}{'x ORT int8':>12}{'error':>10}")
+    for row in rows:
+        if "error" in row:
+            print(f"{row['label']:46}  {row['error']}")
+            continue
+        torch_, ort = (f"{row[f'speed_vs_{base}']:.2f}" if row[f"speed_vs_{base}"] else "" for base in BASELINES)
+        print(
+            f"{row['label']:46}{row['cpu_ms']:9.1f}{row['wall_ms']:9.1f}{row['gops']:8.0f}{torch_:>9}{ort:>12}{row['relative_error']:10.5f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="contestants: " + ", ".join(CONTESTANTS)
+    )  # fmt: skip
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(DEFAULT))
+    parser.add_argument("--dim", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--part", nargs="+", choices=("layers", "whole"), default=["layers"])
+    parser.add_argument("--time", type=int, default=375)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    unknown = [name for name in args.only if name not in CONTESTANTS]
+    if unknown:
+        parser.error(f"{unknown[0]}: use {', '.join(CONTESTANTS)}")
+    torch.set_num_threads(args.threads)
+    rows: list[dict[str, Any]] = []
+    for dim in args.dim:
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = write_checkpoint(Path(folder), dim)
+            for part in args.part:
+                for batch in args.batch:
+                    say(f"{part}, d = {dim}, batch {batch}")
+                    case = Case(checkpoint, Path(folder), inputs(dim, batch, args.time, part), part)
+                    facts = {
+                        "part": part,
+                        "dim": dim,
+                        "batch": batch,
+                        "time": args.time,
+                        "macs": count_macs(dim, batch, args.time, part),
+                    }
+                    found = measure(case, args.only, args.rounds, facts)
+                    show(found)
+                    rows += found
+    finish("encoder", rows, args.json, num_threads=args.threads)
+
+
+if __name__ == "__main__":
+    main()
