@@ -1,6 +1,6 @@
 """How long the same utterances take as float and at each level of integers. Not a test: it asserts nothing.
 
-usage: python tests/bench/bench_decoding.py [CHECKPOINT TABLE] [--utterances 20] [--rounds 5] [--beam 5]
+usage: python -m tests.bench.bench_decoding [CHECKPOINT TABLE] [--utterances 20] [--rounds 5] [--beam 5] [--json FILE]
 
 Activation grids of level integer-only are calibrated on the table's own first utterances: for speed that is no matter.
 
@@ -10,10 +10,10 @@ One thread, CPU time, the systems in turn within every round, medians: clocks of
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +21,7 @@ from asrcompress.ops.load import load_model
 from asrcompress.ops.quantize import Calibrate, QuantizeConfig, quantize
 from asrcompress.speech.audio import read_audio
 from asrcompress.speech.datasets import read_utterances
+from tests.bench.rounds import finish, interleave, speed_ratio
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "asr"
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -55,17 +57,30 @@ def main() -> None:
         name: m.source.family.transcriber(m.source.spec, m.module, beam=args.beam) for name, m in models.items()
     }
 
-    times: dict[str, list[float]] = {name: [] for name in decoders}
-    for turn in range(args.rounds + 1):  # the first is a warm-up
-        for name, decode in decoders.items():
-            begin = time.process_time()
+    def run(decode: Callable[..., Any]) -> Callable[[], None]:
+        def decode_all() -> None:
             for frames in features:
                 decode([frames])
-            if turn:
-                times[name].append(time.process_time() - begin)
-    for name, measured in times.items():
-        ratio = statistics.median(a / b for a, b in zip(measured, times["float32"], strict=True))
-        print(f"{name:26} {statistics.median(measured) / audio_s:8.4f} CPU s per s of audio, {ratio:5.2f} x float32")
+
+        return decode_all
+
+    times = interleave({name: run(decode) for name, decode in decoders.items()}, args.rounds)
+    rows = []
+    for name in times:
+        speed = speed_ratio(times, name, "float32")
+        cpu_s = times[name].median()["cpu_s"]
+        print(f"{name:26} {cpu_s / audio_s:8.4f} CPU s per s of audio, {speed:5.2f} x as fast as float32")
+        rows.append(
+            {
+                "system": name,
+                "cpu_s": cpu_s,
+                "audio_s": audio_s,
+                "num_utterances": len(heard),
+                "beam": args.beam,
+                "speed_vs_float": speed,
+            }
+        )
+    finish("decoding", rows, args.json)
 
 
 if __name__ == "__main__":
