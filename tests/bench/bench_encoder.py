@@ -75,6 +75,19 @@ def measure(case: Case, names: list[str], rounds: int, facts: dict[str, Any]) ->
     return rows
 
 
+def peaks() -> dict[str, float]:
+    """What the two products of large square matrices reach here, best of several, in 10^9 operations a CPU second."""
+    size = 1536
+    floats = torch.randn(size, size)
+    codes = torch.randint(-127, 128, (size, size), dtype=torch.int8)
+    runs: dict[str, Run] = {
+        "float32_gops": lambda: floats @ floats.t(),
+        "int8_gops": lambda: torch._int_mm(codes, codes.t()),
+    }
+    times = interleave(runs, rounds=9)
+    return {name: 2 * size**3 / min(found.cpu_s) / 1e9 for name, found in times.items()}
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """A table for the terminal."""
     first = rows[0]
@@ -109,6 +122,8 @@ def main() -> None:
     if unknown:
         parser.error(f"{unknown[0]}: use {', '.join(CONTESTANTS)}")
     torch.set_num_threads(args.threads)
+    found_peaks = peaks()
+    print("large square matrices: " + ", ".join(f"{name} {value:.0f}" for name, value in found_peaks.items()))
     rows: list[dict[str, Any]] = []
     for dim in args.dim:
         with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +142,7 @@ def main() -> None:
                     found = measure(case, args.only, args.rounds, facts)
                     show(found)
                     rows += found
-    finish("encoder", rows, args.json, num_threads=args.threads)
+    finish("encoder", rows, args.json, num_threads=args.threads, more={"peak": found_peaks})
 
 
 if __name__ == "__main__":

@@ -87,10 +87,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def finish(name: str, rows: list[dict[str, Any]], path: Path | None, *, num_threads: int = 1) -> None:
-    """Write the JSON file where one is wanted."""
+def finish(
+    name: str,
+    rows: list[dict[str, Any]],
+    path: Path | None,
+    *,
+    num_threads: int = 1,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the JSON file where one is wanted; `more` of the environment is what the bench found out itself."""
     if path:
-        record = {"name": name, "environment": environment(num_threads), "rows": rows}
+        record = {"name": name, "environment": environment(num_threads) | dict(more or {}), "rows": rows}
         path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
