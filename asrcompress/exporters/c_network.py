@@ -1,0 +1,264 @@
+"""The constants of a keyword model on static grids: all that its C source is made from, as plain integers.
+
+Read from the twins as they run, so that nothing is derived a second time. Refuses what has no form in C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import Any
+
+import numpy as np
+import torch
+
+from asrcompress.errors import AsrCompressError
+from asrcompress.exporters import Subject
+from asrcompress.exporters.c_curves import (
+    Curve,
+    probability_curve,
+    rate_of,
+    sigmoid_curve,
+    softmax_corrections,
+    tanh_curve,
+)
+from asrcompress.integers.grid import Grid
+from asrcompress.integers.products import FixedWeight
+from asrcompress.integers.rescale import fixed_point
+from asrcompress.modules.recurrent import OPERAND_GRID, UNIT_GRID
+from asrcompress.modules.weight import IntegerWeight
+
+MOST_SUM = 2**31 - 1  # of products of codes
+MOST_TOTAL = 2**63 - 1  # of these, times their multipliers
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """(code - old_zero) * multiplier / 2^shift + new_zero, between low and high."""
+
+    multiplier: int
+    shift: int
+    old_zero: int
+    new_zero: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """A weight and what rescales its sums.
+
+    codes: of `code_bits` without sign, code_low + code_step each. multipliers, zero_points: one, or rows * groups;
+    zero_points may be empty. offsets: one a row, of the bias alone.
+    """
+
+    codes: list[int]
+    code_bits: int
+    code_low: int
+    code_step: int
+    rows: int
+    groups: int
+    group_size: int
+    multipliers: list[int]
+    zero_points: list[int]
+    offsets: list[int]
+    shift: int
+    input_zero: int
+    output: Grid
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Of the GRU."""
+
+    input: Scaling
+    from_input: Product
+    from_hidden: Product
+    sigmoid: Curve
+    tanh: Curve
+    gates: Grid
+
+
+@dataclass(frozen=True)
+class Network:
+    """A keyword model; `sizes` as CRNN.sizes, `input` and `logits` the grids of its ends."""
+
+    sizes: dict[str, Any]
+    window_steps: int
+    input: Grid
+    frame: Scaling
+    convolution: Product
+    layers: list[Layer]
+    hidden: Scaling
+    energy_input: Scaling
+    energy_hidden: Product
+    energy_tanh: Curve
+    score_input: Scaling
+    energy_score: Product
+    softmax_rate: int
+    softmax_corrections: dict[int, int]
+    weight_max: int
+    values: Scaling
+    attended: Scaling
+    class_input: Scaling
+    classes: Product
+    probability: Curve
+    logits: Grid
+
+    @property
+    def products(self) -> list[Product]:
+        """All weights, in the order in which they run."""
+        of_layers = [product for layer in self.layers for product in (layer.from_input, layer.from_hidden)]
+        return [self.convolution, *of_layers, self.energy_hidden, self.energy_score, self.classes]
+
+    @property
+    def num_bands(self) -> int:
+        """Positions of the convolution over mel bins."""
+        return int((self.sizes["num_mels"] - self.sizes["kernel_size"][0]) // self.sizes["stride"][0] + 1)
+
+    @property
+    def num_features(self) -> int:
+        """What the first layer of the GRU is given."""
+        return int(self.sizes["num_channels"] * self.num_bands)
+
+
+def read_network(subject: Subject, window_steps: int) -> Network:
+    """The constants of a built model.
+
+    Raises:
+        AsrCompressError: it is no keyword model, is not integer-only all through, or overflows what C's types hold.
+    """
+    path, content = subject.path, subject.content
+    if subject.spec.family != "kws_crnn":
+        raise AsrCompressError(
+            f"{path}: is a {subject.spec.family}, and the C source is of keyword models (kws_crnn); use --to onnx"
+        )
+    if content is None or not content.grids:
+        raise AsrCompressError(
+            f"{path}: does not compute in integers alone; quantize it with --activations int8 --level integer-only first"
+        )
+    kept = content.recipe.get("islands", ())
+    if kept:
+        raise AsrCompressError(
+            f"{path}: {kept[0]} computes in float; quantize it without --exclude and without rules of another level"
+        )
+    try:
+        return _read(subject.module, content.grids, window_steps)
+    except AsrCompressError as error:
+        raise AsrCompressError(f"{path}: {error}") from error
+
+
+def _read(module: Any, grids: dict[str, Grid], window_steps: int) -> Network:
+    conv, gru, energy = module.conv[0], module.gru, module.attention.energy
+    convolution = _product("conv.0", conv.packed, conv.bias, conv.fixed)
+    layers, before = [], conv.fixed.grid
+    for index in range(gru.num_layers):
+        name = f"l{index}"
+        gates, into = gru.grids[f"gates_{name}"], gru.grids[f"in_{name}"]
+        products = [
+            _product(f"gru.{kind}_{name}", gru.packed[f"weight_{kind}_{name}"], gru.biases.get(f"bias_{kind}_{name}"), gru.fixed[f"{kind}_{name}"])
+            for kind in ("ih", "hh")
+        ]  # fmt: skip
+        curves = sigmoid_curve(gates, f"gru:gates_{name}"), tanh_curve(gates, UNIT_GRID, f"gru:gates_{name}")
+        layers.append(Layer(_scaling(before, into), products[0], products[1], *curves, gates))
+        before = UNIT_GRID
+    hidden, score, classifier = energy[0], energy[2], module.classifier
+    table, attended = grids["attention.energy.1:table"], grids["attention:attended"]
+    scores, values = score.fixed.grid, grids["attention:v"]
+    rate = rate_of(scores.scale, 2**16 - 1, "attention.energy.2:out")
+    bits = min(module.attention.sites.operand_bits("attention:softmax"), 8)
+    logits = classifier.fixed.grid
+    factor = values.scale / attended.scale * 2.0**-16
+    return Network(
+        sizes=module.sizes,
+        window_steps=window_steps,
+        input=grids[":input"],
+        frame=_scaling(grids[":input"], conv.fixed.input_grid),
+        convolution=convolution,
+        layers=layers,
+        hidden=_scaling(UNIT_GRID, OPERAND_GRID),
+        energy_input=_scaling(UNIT_GRID, hidden.fixed.input_grid),
+        energy_hidden=_product("attention.energy.0", hidden.packed, hidden.bias, hidden.fixed),
+        energy_tanh=tanh_curve(hidden.fixed.grid, table, "attention.energy.1:table"),
+        score_input=_scaling(table, score.fixed.input_grid),
+        energy_score=_product("attention.energy.2", score.packed, score.bias, score.fixed),
+        softmax_rate=rate,
+        softmax_corrections=softmax_corrections(scores.scale, rate),
+        weight_max=2 ** (bits - 1) - 1,
+        values=_scaling(UNIT_GRID, values),
+        attended=_onto(attended, *fixed_point(factor)),
+        class_input=_scaling(attended, classifier.fixed.input_grid),
+        classes=_product("classifier", classifier.packed, classifier.bias, classifier.fixed),
+        probability=probability_curve(logits.scale, "classifier:out"),
+        logits=logits,
+    )
+
+
+def _scaling(old: Grid, new: Grid) -> Scaling:
+    """rescale.regrid."""
+    return _onto(new, *((1, 0) if old == new else fixed_point(old.scale / new.scale)), old_zero=old.zero_point)
+
+
+def _onto(grid: Grid, multiplier: int, shift: int, old_zero: int = 0) -> Scaling:
+    return Scaling(multiplier, shift, old_zero, grid.zero_point, grid.code_min, grid.code_max)
+
+
+def _product(name: str, weight: IntegerWeight, bias: torch.Tensor | None, fixed: FixedWeight) -> Product:
+    """products.weight_product; its offset without the input's zero point, which the C source takes from each input."""
+    codes = weight.codes.to(torch.int64)
+    rows, columns = codes.shape
+    groups = fixed.multiplier.shape[1]
+    size = columns // groups
+    grouped = codes.reshape(rows, groups, size)
+    zero_points = fixed.weight_zero_point
+    if zero_points is not None:
+        grouped = grouped - zero_points.unsqueeze(-1)
+    zero = fixed.input_grid.zero_point
+    offsets = fixed.offset + zero * (grouped.sum(dim=-1) * fixed.multiplier).sum(dim=-1)
+    furthest = 2 ** (fixed.input_grid.num_bits - 1) + abs(zero)
+    sums = grouped.abs().sum(dim=-1) * furthest
+    totals = [
+        sum(s * abs(m) for s, m in zip(*pair, strict=True)) + abs(offset)
+        for *pair, offset in zip(sums.tolist(), fixed.multiplier.tolist(), offsets.tolist(), strict=True)
+    ]
+    if int(sums.max()) > MOST_SUM or max(totals) + 2**62 > MOST_TOTAL or fixed.input_grid.num_bits > 8:
+        raise AsrCompressError(
+            f"{name}: its sums may leave 32 bits, or their multiples 64; use fewer bits or smaller layers"
+        )
+    low = int(codes.min())
+    step = gcd(*(codes - low).unique().tolist()) or 1
+    raw = (codes - low) // step
+    return Product(
+        codes=raw.flatten().tolist(),
+        code_bits=max(int(raw.max()).bit_length(), 1),
+        code_low=low,
+        code_step=step,
+        rows=rows,
+        groups=groups,
+        group_size=size,
+        multipliers=_shared(fixed.multiplier),
+        zero_points=[] if zero_points is None else _shared(zero_points),
+        offsets=offsets.tolist(),
+        shift=fixed.shift,
+        input_zero=zero,
+        output=fixed.grid,
+    )
+
+
+def _shared(numbers: torch.Tensor) -> list[int]:
+    """All of them, or one that all are."""
+    flat: list[int] = numbers.flatten().tolist()
+    return flat[:1] if len(set(flat)) == 1 else flat
+
+
+def packed_codes(product: Product) -> bytes:
+    """Codes as one stream of bits, the least significant first."""
+    bits = np.array(product.codes, dtype=np.uint8)[:, None] >> np.arange(product.code_bits, dtype=np.uint8) & 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def offset_bytes(product: Product) -> tuple[int, int, bytes]:
+    """(the lowest offset, bytes each, how much higher each is, the least significant byte first); the lowest alone where all are alike."""
+    low = min(product.offsets)
+    width = -(-(max(product.offsets) - low).bit_length() // 8)
+    return low, width, b"".join((offset - low).to_bytes(width, "little") for offset in product.offsets)
