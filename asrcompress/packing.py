@@ -8,7 +8,6 @@ scales; grids.py does.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 
 SUPPORTED_BITS = (8, 4, 3, 2, 1)
+CODES_OF_WORD = 8
+WORDS_AT_ONCE = 1 << 15  # 256 KiB of codes: with what lies beside them, they stay in a second-level cache
 
 
 def packed_size_bytes(num_codes: int, num_bits: int) -> int:
@@ -61,68 +62,95 @@ def unpack(packed: Tensor, num_bits: int, num_codes: int) -> Tensor:
     stream, rest = packed.contiguous().numpy().view(np.uint8), num_codes * num_bits % 8
     if rest and stream[-1] >> rest:
         raise ValueError("padding bits behind the last code are not zero")
-    if 8 % num_bits:
-        return torch.from_numpy(_signed(unpack_lanes(stream, num_bits, num_codes), num_bits))
-    return torch.from_numpy(np.take(_codes_of_byte(num_bits), stream).view(np.int8)[:num_codes])
+    if num_bits == 1:  # 0 and 1 stand for -1 and 1
+        signs = np.unpackbits(stream, count=num_codes, bitorder="little")
+        signs <<= np.uint8(1)
+        signs -= np.uint8(1)
+        return torch.from_numpy(signs.view(np.int8))
+    return torch.from_numpy(_signed(unpack_lanes(stream, num_bits, num_codes), num_bits))
 
 
 def pack_lanes(flat: np.ndarray, num_bits: int) -> np.ndarray:
-    """Numbers of num_bits of 8, uint8, as one stream of bits: what lies alike in every period of whole bytes goes at once.
+    """Numbers of num_bits of 8, uint8, as one stream of bits.
 
-    Of wider ones, as negative codes are in two's complement, the lower bits are taken.
+    Of wider ones, as negative codes are in two's complement, the lower bits are taken. Neighbours are merged, then
+    neighbouring pairs, until the bits fill whole bytes: many numbers at a time in each step, and few at once, so that what
+    lies between the steps stays near the processor.
     """
-    codes, size = _period(num_bits)
-    lanes = np.zeros((-(-len(flat) // codes), codes), dtype=np.uint8)
-    np.bitwise_and(flat, np.uint8(2**num_bits - 1), out=lanes.reshape(-1)[: len(flat)])
-    stream = np.zeros((len(lanes), size), dtype=np.uint8)
-    for lane in range(codes):
-        byte, shift = divmod(lane * num_bits, 8)
-        stream[:, byte] |= lanes[:, lane] << np.uint8(shift)
-        if shift + num_bits > 8:
-            stream[:, byte + 1] |= lanes[:, lane] >> np.uint8(8 - shift)
-    return stream.reshape(-1)[: packed_size_bytes(len(flat), num_bits)]
+    count, merges = len(flat), _merges(num_bits)
+    stream = np.empty((-(-count // CODES_OF_WORD), num_bits), dtype=np.uint8)
+    if not count or not merges:
+        return np.array(flat, dtype=np.uint8)
+    words = np.empty((min(len(stream), WORDS_AT_ONCE), CODES_OF_WORD), dtype=np.uint8)
+    shifted = np.empty(len(words), dtype=np.uint64)
+    for begin in range(0, len(stream), len(words)):
+        part, out = flat[begin * CODES_OF_WORD :][: words.size], stream[begin : begin + len(words)]
+        here = words[: len(out)].view(np.uint64).reshape(-1)
+        words.reshape(-1)[: len(part)] = part
+        words.reshape(-1)[len(part) : len(out) * CODES_OF_WORD] = 0
+        upper = shifted[: len(here)]
+        for low, high, shift in merges:
+            np.bitwise_and(here, high, out=upper)
+            np.right_shift(upper, shift, out=upper)
+            np.bitwise_and(here, low, out=here)
+            np.bitwise_or(here, upper, out=here)
+        lanes = here.view(f"u{1 << len(merges)}")
+        size = (num_bits << len(merges)) // 8
+        if size == 1:
+            np.copyto(out.reshape(-1), lanes, casting="unsafe")
+        else:
+            for byte in range(size):
+                out.reshape(-1, size)[:, byte] = lanes.view(np.uint8).reshape(len(lanes), -1)[:, byte]
+    return stream.reshape(-1)[: packed_size_bytes(count, num_bits)]
 
 
 def unpack_lanes(stream: np.ndarray, num_bits: int, count: int) -> np.ndarray:
     """The inverse of `pack_lanes`: uint8 (count,). Bits behind the last number are not looked at."""
-    codes, size = _period(num_bits)
-    whole = np.zeros((-(-count // codes), size), dtype=np.uint8)
-    whole.reshape(-1)[: len(stream)] = stream
-    lanes = np.empty((len(whole), codes), dtype=np.uint8)
-    for lane in range(codes):
-        byte, shift = divmod(lane * num_bits, 8)
-        lanes[:, lane] = whole[:, byte] >> np.uint8(shift)
-        if shift + num_bits > 8:
-            lanes[:, lane] |= whole[:, byte + 1] << np.uint8(8 - shift)
-    flat = lanes.reshape(-1)[:count]
-    flat &= np.uint8(2**num_bits - 1)
-    return flat
+    merges = _merges(num_bits)
+    if not count or not merges:
+        return np.array(stream[:count], dtype=np.uint8)
+    flat = np.empty((-(-count // CODES_OF_WORD), CODES_OF_WORD), dtype=np.uint8)
+    size = (num_bits << len(merges)) // 8
+    shifted = np.empty(min(len(flat), WORDS_AT_ONCE), dtype=np.uint64)
+    for begin in range(0, len(flat), WORDS_AT_ONCE):
+        here = flat[begin : begin + WORDS_AT_ONCE].view(np.uint64).reshape(-1)
+        part, lanes = stream[begin * num_bits :][: len(here) * num_bits], here.view(f"u{1 << len(merges)}")
+        if missing := len(here) * num_bits - len(part):
+            part = np.concatenate([part, np.zeros(missing, dtype=np.uint8)])
+        if size == 1:
+            np.copyto(lanes, part)
+        else:
+            lanes[:] = 0
+            for byte in range(size):
+                lanes.view(np.uint8).reshape(len(lanes), -1)[:, byte] = part.reshape(-1, size)[:, byte]
+        upper = shifted[: len(here)]
+        for low, high, shift in reversed(merges):
+            np.left_shift(here, shift, out=upper)
+            np.bitwise_and(upper, high, out=upper)
+            np.bitwise_and(here, low, out=here)
+            np.bitwise_or(here, upper, out=here)
+    return flat.reshape(-1)[:count]
+
+
+@lru_cache(maxsize=8)
+def _merges(num_bits: int) -> tuple[tuple[np.uint64, np.uint64, np.uint64], ...]:
+    """Steps that bring two neighbours side by side each, until they fill whole bytes: (which bits of a word are the lower
+    neighbours', which the upper ones', how far these move)."""
+    steps, width = [], 8
+    while num_bits * (width // 8) % 8:
+        used = num_bits * (width // 8)
+        low = sum(((1 << used) - 1) << place for place in range(0, 64, 2 * width))
+        steps.append((np.uint64(low), np.uint64(low << width), np.uint64(width - used)))
+        width *= 2
+    return tuple(steps)
 
 
 def _signed(numbers: np.ndarray, num_bits: int) -> np.ndarray:
-    """Numbers of num_bits as two's complement: the sign is shifted to the top of the byte, and back."""
-    unused = 8 - num_bits
-    signed = (numbers << np.uint8(unused)).view(np.int8)
-    signed >>= np.int8(unused)
-    return signed
-
-
-def _period(num_bits: int) -> tuple[int, int]:
-    """How many codes take how many whole bytes: 2 take 1 at 4 bits, 8 take 3 at 3 bits."""
-    size = num_bits // math.gcd(8, num_bits)
-    return size * 8 // num_bits, size
-
-
-@lru_cache(maxsize=3)
-def _codes_of_byte(num_bits: int) -> np.ndarray:
-    """The codes in each byte, (256,), as one number of as many bytes: for 1, 2 and 4 bits."""
-    count = 8 // num_bits
-    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").reshape(
-        256, count, num_bits
-    )
-    values = (bits.astype(np.int16) << np.arange(num_bits, dtype=np.int16)).sum(axis=2)
-    codes = values * 2 - 1 if num_bits == 1 else np.where(values >= 2 ** (num_bits - 1), values - 2**num_bits, values)
-    return codes.astype(np.int8).view(f"u{count}").reshape(256)
+    """Numbers of num_bits, uint8, as two's complement: the sign's bit counts down instead of up. Changes `numbers`."""
+    sign = np.uint8(1 << (num_bits - 1))
+    numbers ^= sign
+    numbers -= sign
+    return numbers.view(np.int8)
 
 
 def count_true(mask: Tensor) -> int:
@@ -152,6 +180,7 @@ def unpack_mask(packed: Tensor, num_bits: int) -> Tensor:
 
 def _pack_signs(codes: Tensor) -> Tensor:
     """-1 and 1 as one bit each, 0 and 1."""
-    if not bool((codes.abs() == 1).all()):
+    bits = codes.contiguous().flatten().numpy().view(np.uint8) + np.uint8(1)  # 0 and 2
+    if (bits & np.uint8(0b11111101)).any():
         raise ValueError("a code is neither -1 nor 1")
-    return torch.from_numpy(np.packbits(codes.contiguous().flatten().numpy() > 0, bitorder="little"))
+    return torch.from_numpy(np.packbits(bits, bitorder="little"))

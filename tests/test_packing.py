@@ -8,7 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrcompress.packing import SUPPORTED_BITS, pack, packed_size_bytes, unpack
+from asrcompress.packing import (
+    CODES_OF_WORD,
+    SUPPORTED_BITS,
+    WORDS_AT_ONCE,
+    pack,
+    pack_lanes,
+    packed_size_bytes,
+    unpack,
+    unpack_lanes,
+)
 
 
 @st.composite
@@ -108,3 +117,14 @@ def test_one_byte_more_or_less_is_refused(num_bits, change):
 def test_padding_bits_must_be_zero():
     with pytest.raises(ValueError, match="padding"):
         unpack(torch.tensor([0x11, 0x10], dtype=torch.uint8), 4, 3)
+
+
+@pytest.mark.parametrize("num_bits", range(1, 8))
+def test_many_numbers_are_the_same_stream_as_few(num_bits):
+    """Against NumPy's bits, over more than is worked on at once, with a last word that is not full."""
+    count = WORDS_AT_ONCE * CODES_OF_WORD + 8 * 5 + 3
+    flat = np.random.default_rng(num_bits).integers(0, 256, count, dtype=np.uint8)
+    bits = np.unpackbits(flat[:, None], axis=1, bitorder="little")[:, :num_bits]
+    stream = pack_lanes(flat, num_bits)
+    assert np.array_equal(stream, np.packbits(bits.reshape(-1), bitorder="little"))
+    assert np.array_equal(unpack_lanes(stream, num_bits, count), flat & np.uint8(2**num_bits - 1))
