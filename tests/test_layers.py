@@ -135,4 +135,7 @@ def test_nothing_is_pickled_or_loaded_with_trust_by_default() -> None:
                 "pickle.loads",
             ):
                 calls.append(f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}")
-    assert calls == []
+    # Fairseq's format is a pickle: torch.save of tensors and plain containers, which its tests read with weights_only.
+    assert [call.partition(": ")[::2] for call in calls] == [
+        ("exporters/fairseq.py", 'torch.save(state, files.path(main, "Fairseq\'s checkpoint, weights dequantized to float32"))')
+    ]

@@ -75,7 +75,7 @@ class Folder:
         Raises:
             ValueError: `name` has a folder in it, or was given before (a bug of the exporter).
         """
-        if Path(name).name != name or name in self.roles:
+        if Path(name).name != name or name in ("", "..") or name in self.roles:
             raise ValueError(f"{name}: is no plain name, or was written before")
         self.roles[name] = role
         return self._root / name
