@@ -71,15 +71,15 @@ def config_yaml(spec: ModelSpec, *, statistics: str | None, sentencepiece: str |
 def _s2t(spec: ModelSpec) -> dict[str, Any]:
     arguments = fairseq_adapter.whole_s2t_arguments(dict(spec.config["arguments"]), spec.family)
     positions = {key: arguments[key] for key in ("max_source_positions", "max_target_positions") if key in arguments}
-    task = {"task": "speech_to_text", "data": DATA, "config_yaml": "config.yaml", **positions}
-    return {"model": arguments | {"_name": spec.family, "arch": spec.family, "fp16": False} | task, "task": task}
+    task: dict[str, Any] = {"task": "speech_to_text", "data": DATA, "config_yaml": "config.yaml"} | positions
+    model: dict[str, Any] = arguments | {"_name": spec.family, "arch": spec.family, "fp16": False} | task
+    return {"model": model, "task": task}
 
 
 def _vgg(spec: ModelSpec) -> dict[str, Any]:
     is_encoder = spec.family == "asr_vggtransformer_encoder"
-    architecture = (
-        "vggtransformer_enc_1" if is_encoder else "vggtransformer_1"
-    )  # all have the same class; sizes are all here
+    # All architectures of a family have one class, and all its sizes are given here.
+    architecture = "vggtransformer_enc_1" if is_encoder else "vggtransformer_1"
     arguments = fairseq_vgg.whole_vgg_arguments(dict(spec.config["arguments"]), is_encoder=is_encoder)
     has_blank = CTC_BLANK in (spec.vocabulary or [])
     task = {

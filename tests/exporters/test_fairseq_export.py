@@ -45,7 +45,6 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def load_by_fairseq(path: Path, **overrides: Any) -> tuple[torch.nn.Module, Any]:
     """Fairseq's own way from a file to a model and a task; its torch.load keeps to tensors and plain containers."""
     from fairseq import checkpoint_utils
-
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from fairseq.models.hubert.hubert_asr import HubertCtcConfig
 
