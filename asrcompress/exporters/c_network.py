@@ -135,7 +135,7 @@ def read_network(subject: Subject, window_steps: int) -> Network:
         )
     if content is None or not content.grids:
         raise AsrCompressError(
-            f"{path}: does not compute in integers alone; quantize it with --activations int8 --level integer-only first"
+            f"{path}: does not compute in integers alone; quantize the model with --level integer-only --calibrate SPEECH first"
         )
     kept = content.recipe.get("islands", ())
     if kept:
