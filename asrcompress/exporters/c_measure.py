@@ -108,7 +108,9 @@ class Library:
 
     def __init__(self, path: Path, name: str, network: Network) -> None:
         library = ctypes.CDLL(str(path))
-        self._feed, self._classify, self._start = (library[f"{name}_{part}"] for part in ("feed", "classify", "start"))
+        self._start, self._forget, self._feed, self._classify = (
+            library[f"{name}_{part}"] for part in ("start", "forget", "feed", "classify")
+        )
         self.probability = library[f"{name}_probability"]
         self.probability.restype = ctypes.c_uint16
         self._dtype = np.int8 if network.input.num_bits <= 8 else np.int16
@@ -116,9 +118,17 @@ class Library:
         self._state = ctypes.create_string_buffer(1 << 20)
 
     def stream(self, frames: np.ndarray) -> list[list[int]]:
-        """Codes (frames, mels) one by one -> the logits of each step."""
-        codes = np.ascontiguousarray(frames, dtype=self._dtype)
+        """A new stream: codes (frames, mels) one by one -> the logits of each step."""
         self._start(self._state)
+        return self.feed(frames)
+
+    def forget(self) -> None:
+        """Forget what was heard."""
+        self._forget(self._state)
+
+    def feed(self, frames: np.ndarray) -> list[list[int]]:
+        """More of the stream."""
+        codes = np.ascontiguousarray(frames, dtype=self._dtype)
         return [
             list(self._logits)
             for frame in codes

@@ -5,6 +5,8 @@ Skipped visibly where there is no gcc.
 
 from __future__ import annotations
 
+import ctypes
+import math
 import re
 import shutil
 import subprocess
@@ -20,11 +22,13 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters import Subject, c
+from asrcompress.exporters.c_curves import tanh_curve
 from asrcompress.exporters.c_measure import Library, count_different_steps, deepest_stack, logit_codes
 from asrcompress.exporters.c_network import Network, read_network
 from asrcompress.exporters.c_text import Sources, c_name, write_sources
 from asrcompress.files import read_json
 from asrcompress.grids import Granularity
+from asrcompress.integers import lookup
 from asrcompress.integers.crossing import enter_integers
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.lookup import SIGMOID_GRID, look_up, sigmoid
@@ -147,9 +151,22 @@ def test_running_audio_has_the_artifacts_logits_at_every_step(
 
 
 @needs_gcc
-def test_the_probability_is_softmaxs_rounded(library: Library, network: Network) -> None:
-    import ctypes
+def test_forgetting_in_the_middle_keeps_the_frames_alone(
+    library: Library, loaded: LoadedModel, network: Network, clips: list[np.ndarray]
+) -> None:
+    frames, memory = kws_crnn.features(loaded.source.spec, clips[0])[:, :60], Memory(11)
+    with torch.inference_mode():
+        first = loaded.module(frames.unsqueeze(0), memory)
+        memory.forget()
+        second = loaded.module(frames[:, 10:].unsqueeze(0), memory)
+    codes = codes_of(frames, network)
+    assert library.stream(codes) == logit_codes(first, network)
+    library.forget()
+    assert library.feed(codes[10:]) == logit_codes(second, network)
 
+
+@needs_gcc
+def test_the_probability_is_softmaxs_rounded(library: Library, network: Network) -> None:
     for other, keyword in ((0, 0), (32767, -32767), (-32767, 32767), (1200, -345), (-7, 8)):
         exact = sigmoid((keyword - other) * network.logits.scale) * 32768
         assert abs(library.probability((ctypes.c_int16 * 2)(other, keyword)) - exact) < 0.51
@@ -186,20 +203,36 @@ def test_a_wrong_constant_is_noticed(network: Network, exported: WrittenExport, 
 
 @needs_gcc
 def test_curves_without_tables_give_every_entry_of_the_tables(tmp_path: Path) -> None:
-    _, network, sources = made({"num_channels": 1, "hidden_size": 4, "num_layers": 1})
+    subject, network, sources = made({"num_channels": 1, "hidden_size": 4, "num_layers": 1})
     (tmp_path / "model.h").write_text(sources.header)
     (tmp_path / "all.c").write_text(
-        sources.source + "\nvoid all(int16_t *out);\nvoid all(int16_t *out)\n{\n    int32_t code;\n"
-        "    for (code = -32767; code <= 32767; code++)\n        *out++ = (int16_t)look_up(&layers[0].sigmoid, code);\n}\n"
+        sources.source
+        + "void all(int32_t *knots, int16_t *codes);\nvoid all(int32_t *knots, int16_t *codes)\n{\n    int32_t i;\n"
+        "    for (i = -2048; i <= 2048; i++) {\n        knots[i + 2048] = knot_value(&layers[0].sigmoid, i);\n"
+        "        knots[i + 6145] = knot_value(&energy_tanh, i);\n    }\n"
+        "    for (i = -32767; i <= 32767; i++)\n        codes[i + 32767] = (int16_t)look_up(&layers[0].sigmoid, i);\n}\n"
     )
     compile_c(tmp_path, "-O2", "-shared", "-fPIC", "all.c", "-o", "all.so")
-    import ctypes
-
-    found = np.zeros(65535, dtype=np.int16)
-    ctypes.CDLL(str(tmp_path / "all.so")).all(found.ctypes.data_as(ctypes.c_void_p))
+    knots, found = np.zeros(2 * 4097, dtype=np.int32), np.zeros(65535, dtype=np.int16)
+    ctypes.CDLL(str(tmp_path / "all.so")).all(*(x.ctypes.data_as(ctypes.c_void_p) for x in (knots, found)))
+    gates, grids = network.layers[0].gates, subject.content.grids  # type: ignore[union-attr]
+    tables = (
+        lookup._entries(sigmoid, (), gates, SIGMOID_GRID)[0],
+        lookup._entries(math.tanh, (), grids["attention.energy.0:out"], grids["attention.energy.1:table"])[0],
+    )
+    assert knots.tolist() == torch.cat(tables).tolist()
     codes = torch.arange(-32767, 32768, dtype=torch.int16)
-    wanted = look_up(codes, network.layers[0].gates, SIGMOID_GRID, sigmoid).numpy()
-    assert np.array_equal(found, wanted)
+    assert np.array_equal(found, look_up(codes, gates, SIGMOID_GRID, sigmoid).numpy())
+
+
+def test_a_correction_is_made_where_rounding_needs_one() -> None:
+    """Of the curves of one artifact in a few, one entry lies so close to a half that the exponential's error decides."""
+    curve = tanh_curve(Grid(6.057e-05, 0, 16), Grid(6.057e-05, 0, 16), "m")
+    table, _ = lookup._entries(math.tanh, (), Grid(6.057e-05, 0, 16), Grid(6.057e-05, 0, 16))
+    assert curve.corrections == {-1675: 1, 1675: -1}
+    assert [curve.plain(knot) + curve.corrections.get(knot, 0) for knot in (-1675, 1674, 1675)] == [
+        int(table[knot + 2048]) for knot in (-1675, 1674, 1675)
+    ]
 
 
 @needs_gcc
