@@ -1,11 +1,12 @@
 """An encoder of 12 layers as a W8A8 artifact, beside torch, ONNX Runtime and other quantizers. Not a test: it asserts nothing.
 
 usage: python -m tests.bench.bench_encoder [--only ours,ort-int8] [--dim 256 512] [--batch 1 8] [--part layers whole]
-       [--time 375] [--rounds 5] [--threads 1] [--json FILE]
+       [--time 375] [--rounds 7] [--threads 1] [--json FILE]
 
 Fairseq's s2t_transformer encoder, feed-forward 2048, heads of 64, every utterance 375 frames after subsampling. `layers`
 is fed subsampled frames, `whole` filter banks. One process, contestants in turn within every round, medians; speeds
-are ratios of CPU time within a round. What is there is named by --help; --only is in the order given.
+are ratios of CPU time within a round; larger batches take half the rounds. Without --only, everyone runs at d = 256 and
+batch 1, all but what takes half a minute to compile at other widths, the main ones at larger batches and as `whole`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,20 @@ from tests.bench.encoder_contestants import CONTESTANTS, DEFAULT, Case, Run
 from tests.bench.encoder_models import count_macs, inputs, write_checkpoint
 from tests.bench.rounds import finish, interleave, say, speed_ratio
 
+SMALLEST = 256
 BASELINES = ("torch", "ort-int8")
+COMPILED = ("torch-compiled", "torchao-compiled")  # half a minute each, so at one size alone
+FEW = ("ours", "torch", "torch-int8", "ort", "ort-int8", "quanto-w8a8", "torchao")
+WHOLE = ("ours", "torch", "torch-int8", "ort", "ort-int8")
+
+
+def contestants(part: str, dim: int, batch: int) -> list[str]:
+    """Who runs where nobody is named, so that all of it takes 5 minutes: everyone at the smallest size."""
+    if part == "whole":
+        return list(WHOLE) if batch == 1 else []
+    if batch > 1:
+        return list(FEW)
+    return [name for name in DEFAULT if dim == SMALLEST or name not in COMPILED]
 
 
 def prepare(case: Case, names: list[str]) -> tuple[dict[str, Run], dict[str, str]]:
@@ -53,7 +67,7 @@ def measure(case: Case, names: list[str], rounds: int, facts: dict[str, Any]) ->
     ready, failed = prepare(case, names)
     with torch.inference_mode():
         truth = case.plain()(case.x)
-    times = interleave(ready, rounds)
+    times = interleave(ready, rounds, warm_up=0)  # every one has run once by now
     rows = []
     for name in names:
         row = {**facts, "contestant": name, "label": CONTESTANTS[name][0]}
@@ -109,16 +123,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="contestants: " + ", ".join(CONTESTANTS)
     )  # fmt: skip
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(DEFAULT))
+    parser.add_argument("--only", type=lambda text: text.split(","), help="contestants, separated by commas")
     parser.add_argument("--dim", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--part", nargs="+", choices=("layers", "whole"), default=["layers"])
     parser.add_argument("--time", type=int, default=375)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    unknown = [name for name in args.only if name not in CONTESTANTS]
+    unknown = [name for name in args.only or () if name not in CONTESTANTS]
     if unknown:
         parser.error(f"{unknown[0]}: use {', '.join(CONTESTANTS)}")
     torch.set_num_threads(args.threads)
@@ -139,7 +153,11 @@ def main() -> None:
                         "time": args.time,
                         "macs": count_macs(dim, batch, args.time, part),
                     }
-                    found = measure(case, args.only, args.rounds, facts)
+                    names = args.only or contestants(part, dim, batch)
+                    if not names:
+                        continue
+                    rounds = args.rounds if batch == 1 else max(3, args.rounds // 2)
+                    found = measure(case, names, rounds, facts)
                     show(found)
                     rows += found
     finish("encoder", rows, args.json, num_threads=args.threads, more={"peak": found_peaks})
