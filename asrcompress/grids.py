@@ -10,9 +10,11 @@ and does not pack bytes; quantizers/ and packing.py do.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from asrcompress.errors import AsrCompressError
 
 FP16_SMALLEST_NORMAL = 2.0**-14
 FP16_LARGEST = 65504.0
+BLOCK_ELEMENTS = 1 << 17  # floats that are worked on at once: they stay in a second-level cache from step to step
 
 
 @dataclass(frozen=True)
@@ -118,16 +121,36 @@ def code_range(num_bits: int, *, symmetric: bool) -> tuple[int, int]:
     return (-high if symmetric else -high - 1), high
 
 
-def as_rows(weight: Tensor, name: str = "weight") -> Tensor:
-    """See a weight of shape (out, ...) as (rows, columns), checked to be finite and not empty."""
+def nonzero_codes(codes: Tensor, zero_point: Tensor | None) -> Tensor:
+    """(rows, columns) bool, True where a code stands for something else than 0."""
+    if zero_point is not None or codes.device.type != "cpu":
+        return codes != zero_codes(zero_point, *codes.shape).to(codes.device)
+    return torch.from_numpy(np.not_equal(codes.numpy(), np.int8(0)))
+
+
+def row_blocks(rows: Tensor) -> Iterator[slice]:
+    """Rows (rows, columns) a block at a time: BLOCK_ELEMENTS each, or one row; all at once where it is not on a CPU."""
+    count, columns = rows.shape
+    step = max(1, BLOCK_ELEMENTS // max(columns, 1)) if rows.device.type == "cpu" else max(count, 1)
+    for begin in range(0, count, step):
+        yield slice(begin, min(begin + step, count))
+
+
+def as_rows(weight: Tensor, name: str = "weight", *, is_checked: bool = False) -> Tensor:
+    """See a weight of shape (out, ...) as (rows, columns), checked to be finite (unless it is already) and not empty."""
     if weight.dim() < 2 or weight.numel() == 0:
         raise AsrCompressError(
             f"{name}: shape {tuple(weight.shape)} has no rows and columns to quantize; --exclude '{name}'"
         )
     rows = weight.detach().float().reshape(weight.shape[0], -1)
-    if not all_finite(rows):
-        raise AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")
+    if not is_checked and not all_finite(rows):
+        raise not_finite(name)
     return rows
+
+
+def not_finite(name: str) -> AsrCompressError:
+    """The error for a weight that holds NaN or infinity."""
+    return AsrCompressError(f"{name}: holds NaN or infinity; the checkpoint is broken, use an earlier one")
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -138,9 +161,16 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def max_abs(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:
-    """The largest magnitude that each scale has to cover, shaped like the scale."""
+    """The largest magnitude that each scale has to cover, shaped like the scale. NaN and infinity show in it."""
+    if granularity.kind == "per_tensor":
+        edges = [torch.aminmax(rows[here]) for here in row_blocks(rows)]
+        low, high = torch.stack([edge.min for edge in edges]).amin(), torch.stack([edge.max for edge in edges]).amax()
+        return torch.maximum(high, -low).reshape(1, 1)
     grouped = by_scale(rows, granularity, name)
-    return torch.maximum(grouped.amax(dim=-1), -grouped.amin(dim=-1))
+    found = torch.empty(grouped.shape[:2], dtype=rows.dtype, device=rows.device)
+    for here in row_blocks(rows):
+        torch.maximum(grouped[here].amax(dim=-1), -grouped[here].amin(dim=-1), out=found[here])
+    return found
 
 
 def narrow_scale(scale: Tensor) -> Tensor:
@@ -159,11 +189,19 @@ def encode(rows: Tensor, scale: Tensor, num_bits: int, zero_point: Tensor | None
     """Round (rows, columns) float32 to the nearest code on the grid of `scale` (and `zero_point`); int8."""
     count, columns = rows.shape
     groups = scale.shape[1]
-    steps = (rows.reshape(count, groups, columns // groups) / scale.float().unsqueeze(-1)).round_()
-    if zero_point is not None:
-        steps += zero_point.float().unsqueeze(-1)
     low, high = code_range(num_bits, symmetric=zero_point is None)
-    return steps.clamp_(low, high).to(torch.int8).reshape(count, columns)
+    step = scale.float().unsqueeze(-1).expand(count, groups, 1)
+    zero = None if zero_point is None else zero_point.float().unsqueeze(-1).expand(count, groups, 1)
+    codes = torch.empty(count, columns, dtype=torch.int8, device=rows.device)
+    buffer: Tensor | None = None
+    for here in row_blocks(rows):
+        values = rows[here].reshape(-1, groups, columns // groups)
+        buffer = torch.empty_like(values) if buffer is None else buffer[: len(values)]
+        torch.div(values, step[here], out=buffer).round_()
+        if zero is not None:
+            buffer += zero[here]
+        codes[here] = buffer.clamp_(low, high).reshape(-1, columns)
+    return codes
 
 
 def by_scale(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:

@@ -13,19 +13,22 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import combinations
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.gather import bits, put_groups, take_groups
 from asrcompress.packing import pack_lanes, packed_size_bytes, unpack_lanes
 
 Pattern = tuple[int, int]  # keep_n, group_m
 Unstructured = Literal["unstructured"]
 UNSTRUCTURED: Final = "unstructured"
 LARGEST_GROUP = 16
+GROUPS_AT_ONCE = 1 << 16
+FEW_PAIRS = 6  # of a group's members: what all comparisons give together is the index into a table
 
 
 def parse_pattern(text: str) -> Pattern:
@@ -96,7 +99,7 @@ def require_whole_groups(columns: int, pattern: Pattern, name: str) -> None:
     )
 
 
-def keep_largest(score: Tensor, keep_n: int, group_m: int) -> Tensor:
+def keep_largest(score: Tensor, keep_n: int, group_m: int, *, of_magnitude: bool = False) -> Tensor:
     """Which columns to keep: the keep_n with the largest score of every group_m, of equals the first.
 
     By rank, not by threshold, so that every group keeps exactly keep_n.
@@ -105,12 +108,59 @@ def keep_largest(score: Tensor, keep_n: int, group_m: int) -> Tensor:
         score: (..., columns); no NaN.
         keep_n: how many of a group are kept.
         group_m: size of a group; columns divide by it.
+        of_magnitude: it is the score's magnitude that counts.
 
     Returns:
         (..., columns) bool.
     """
-    groups = score.unflatten(-1, (-1, group_m)).movedim(-1, 0).contiguous()
-    return (places(groups) < keep_n).movedim(0, -1).flatten(-2)
+    score = score.detach()
+    if score.device.type != "cpu" or score.dtype != torch.float32:
+        score = score.abs() if of_magnitude else score
+        groups = score.unflatten(-1, (-1, group_m)).movedim(-1, 0).contiguous()
+        return (places(groups) < keep_n).movedim(0, -1).flatten(-2)
+    values = score.contiguous().numpy().reshape(-1, group_m)
+    mask = np.empty(values.shape, dtype=bool)
+    members = np.empty((group_m, min(GROUPS_AT_ONCE, len(values))), dtype=np.float32)
+    for begin in range(0, len(values), GROUPS_AT_ONCE):
+        part = values[begin : begin + GROUPS_AT_ONCE]
+        here = members[:, : len(part)]
+        for member in range(group_m):
+            (np.absolute if of_magnitude else np.positive)(part[:, member], out=here[member])
+        _keep(here, keep_n, mask[begin : begin + len(part)])
+    return torch.from_numpy(mask).reshape(score.shape)
+
+
+def _keep(members: np.ndarray, keep_n: int, mask: np.ndarray) -> None:
+    """`keep_largest` of a few groups: (group_m, groups) -> mask (groups, group_m)."""
+    pairs = list(combinations(range(len(members)), 2))
+    first = np.empty(members.shape[1], dtype=bool)
+    if len(pairs) <= FEW_PAIRS:
+        index = np.zeros(len(first), dtype=np.uint8)
+        for one, other in pairs:
+            np.greater_equal(members[one], members[other], out=first)
+            index += index
+            index += first
+        np.take(_kept_by_comparisons(keep_n, len(members)), index, axis=0, out=mask, mode="clip")
+        return
+    ahead = np.zeros(members.shape, dtype=np.uint8)
+    for one, other in pairs:
+        np.greater_equal(members[one], members[other], out=first)
+        ahead[other] += first
+        ahead[one] += np.logical_not(first, out=first)
+    for member, count in enumerate(ahead):
+        np.less(count, keep_n, out=mask[:, member])
+
+
+@lru_cache(maxsize=8)
+def _kept_by_comparisons(keep_n: int, group_m: int) -> np.ndarray:
+    """(2^pairs, group_m) bool: what is kept, by whether the first of each pair of members is as large as the other."""
+    pairs = list(combinations(range(group_m), 2))
+    ahead = np.zeros((2 ** len(pairs), group_m), dtype=np.uint8)
+    for place, (one, other) in enumerate(reversed(pairs)):
+        first = np.arange(len(ahead)) >> place & 1
+        ahead[:, other] += first.astype(np.uint8)
+        ahead[:, one] += (1 - first).astype(np.uint8)
+    return ahead < keep_n
 
 
 def places(score: Tensor) -> Tensor:
@@ -140,9 +190,30 @@ def split(codes: Tensor, zeros: Tensor, pattern: Pattern) -> tuple[Tensor, Tenso
     Raises:
         ValueError: a group has more than keep_n codes that are not zero (a bug in a quantizer, never the user's fault).
     """
-    mask, group_codes = pack_groups(codes != zeros, pattern)
-    kept = codes.contiguous().numpy().reshape(-1)[mask.numpy().reshape(-1)].reshape(len(codes), -1)
-    return torch.from_numpy(kept), group_codes
+    ranks = _ranks(np.not_equal(codes.numpy(), zeros.numpy()), pattern)
+    kept = take_groups(codes, ranks, _choices(pattern).places)
+    return kept.reshape(len(codes), -1), torch.from_numpy(_pack(ranks, group_code_bits(pattern)))
+
+
+def split_values(values: Tensor, mask: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
+    """Values of any type as what is stored of them; `join_values` is the inverse.
+
+    Args:
+        values: (rows, columns).
+        mask: (rows, columns) bool, True for exactly keep_n of every group.
+        pattern: (keep_n, group_m).
+
+    Returns:
+        The kept values (rows, columns / group_m * keep_n), and the packed group codes, uint8.
+
+    Raises:
+        ValueError: a group keeps more or fewer (a bug in what made the mask, never the user's fault).
+    """
+    ranks = _ranks(mask.numpy(), pattern)
+    if np.count_nonzero(mask.numpy()) != len(ranks) * pattern[0]:
+        raise ValueError(f"a group keeps fewer than {pattern_name(pattern)} says")
+    kept = take_groups(values, ranks, _choices(pattern).places)
+    return kept.reshape(len(values), -1), torch.from_numpy(_pack(ranks, group_code_bits(pattern)))
 
 
 def pack_groups(mask: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
@@ -159,14 +230,8 @@ def pack_groups(mask: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: a group has more than keep_n (a bug in what made the mask, never the user's fault).
     """
-    rows, columns = mask.shape
-    if columns % pattern[1]:
-        raise ValueError(f"{columns} columns do not divide into groups of {pattern[1]}")
-    ranks = _ranks(mask, pattern)
-    if (ranks < 0).any():
-        raise ValueError(f"a group has more that is not zero than {pattern_name(pattern)} keeps")
-    whole = torch.from_numpy(_choices(pattern)[0][ranks].reshape(rows, columns))
-    return whole, torch.from_numpy(_pack(ranks, group_code_bits(pattern)))
+    ranks = _ranks(mask.numpy(), pattern)
+    return _mask(ranks, pattern).reshape(mask.shape), torch.from_numpy(_pack(ranks, group_code_bits(pattern)))
 
 
 def join(kept: Tensor, group_codes: Tensor, zeros: Tensor, pattern: Pattern, name: str = "weight") -> Tensor:
@@ -186,12 +251,32 @@ def join(kept: Tensor, group_codes: Tensor, zeros: Tensor, pattern: Pattern, nam
     keep_n, group_m = pattern
     rows, groups = kept.shape[0], kept.numel() // keep_n
     columns = groups // rows * group_m if rows else 0
-    mask = unpack_groups(group_codes, rows, columns, pattern, name)
-    codes = zeros.expand(rows, columns).clone(memory_format=torch.contiguous_format)
-    codes.numpy().reshape(-1)[mask.numpy().reshape(-1)] = kept.contiguous().numpy().reshape(-1)
-    if not np.array_equal(_choices(pattern)[0][_ranks(codes != zeros, pattern)], mask.numpy().reshape(-1, group_m)):
+    ranks = _read_ranks(group_codes, rows, columns, pattern, name)
+    codes = np.empty((rows, columns), dtype=np.int8)
+    codes[:] = zeros.numpy()
+    put_groups(kept, ranks, _choices(pattern).places, found := torch.from_numpy(codes))
+    if not np.array_equal(_ranks(np.not_equal(codes, zeros.numpy()), pattern), ranks):
         raise AsrCompressError(f"{name}: a group keeps another zero than its first ones")
-    return codes
+    return found
+
+
+def join_values(kept: Tensor, group_codes: Tensor, pattern: Pattern, name: str = "weight") -> tuple[Tensor, Tensor]:
+    """(values (rows, columns) with 0 where dropped, the mask) from what is stored of them.
+
+    Args:
+        kept: (rows, columns / group_m * keep_n), of any type.
+        group_codes: uint8, as they were packed.
+        pattern: (keep_n, group_m).
+        name: for messages.
+
+    Raises:
+        AsrCompressError: as `unpack_groups`.
+    """
+    rows, columns = len(kept), kept.shape[1] // pattern[0] * pattern[1]
+    ranks = _read_ranks(group_codes, rows, columns, pattern, name)
+    values = torch.from_numpy(np.zeros((rows, columns), dtype=bits(kept[:0]).dtype)).view(kept.dtype)
+    put_groups(kept, ranks, _choices(pattern).places, values)
+    return values, _mask(ranks, pattern).reshape(rows, columns)
 
 
 def unpack_groups(group_codes: Tensor, rows: int, columns: int, pattern: Pattern, name: str = "weight") -> Tensor:
@@ -200,6 +285,11 @@ def unpack_groups(group_codes: Tensor, rows: int, columns: int, pattern: Pattern
     Raises:
         AsrCompressError: the group codes are of another type or size, have a padding bit set or are no rank.
     """
+    return _mask(_read_ranks(group_codes, rows, columns, pattern, name), pattern).reshape(rows, columns)
+
+
+def _read_ranks(group_codes: Tensor, rows: int, columns: int, pattern: Pattern, name: str) -> np.ndarray:
+    """The rank of each group, checked; raises as `unpack_groups`."""
     groups, num_bits = rows * columns // pattern[1], group_code_bits(pattern)
     due = packed_size_bytes(groups, num_bits)
     if group_codes.dtype != torch.uint8 or group_codes.dim() != 1 or group_codes.numel() != due:
@@ -209,47 +299,84 @@ def unpack_groups(group_codes: Tensor, rows: int, columns: int, pattern: Pattern
     ranks, padding = _unpack(group_codes.contiguous().numpy(), num_bits, groups)
     if padding:
         raise AsrCompressError(f"{name}: padding bits behind the last group code are not zero")
-    masks = _choices(pattern)[0]
-    if groups and int(ranks.max()) >= len(masks):
-        raise AsrCompressError(f"{name}: the group code {int(ranks.max())} is none of the {len(masks)} choices")
-    return torch.from_numpy(masks[ranks].reshape(rows, columns))
+    choices = len(_choices(pattern).masks)
+    if groups and int(ranks.max()) >= choices:
+        raise AsrCompressError(f"{name}: the group code {int(ranks.max())} is none of the {choices} choices")
+    return ranks
+
+
+class _Choices(NamedTuple):
+    """What may be kept of a group, by rank, and ranks by the bits of a mask.
+
+    places: (choices, keep_n) intp. masks: (choices, group_m) bool. ranks: (2^group_m,) uint8 or uint16; the rank of a mask
+    with fewer than keep_n places is that with its first zeros added; one with more has a number that is no rank.
+    """
+
+    places: np.ndarray
+    masks: np.ndarray
+    ranks: np.ndarray
 
 
 @lru_cache(maxsize=8)
-def _choices(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
-    """(masks (choices, group_m) bool by rank, ranks (2^group_m,) int16 by the bits of a mask).
-
-    The rank of a mask with fewer than keep_n places is that with its first zeros added; with more places it is -1.
-    """
+def _choices(pattern: Pattern) -> _Choices:
     keep_n, group_m = pattern
-    places = np.array(list(combinations(range(group_m), keep_n)))
+    places = np.array(list(combinations(range(group_m), keep_n)), dtype=np.intp)
     masks = np.zeros((len(places), group_m), dtype=bool)
     np.put_along_axis(masks, places, True, axis=1)
-    bits = np.arange(2**group_m, dtype=np.int64)
-    count = sum((bits >> place) & 1 for place in range(group_m))
+    numbers = np.arange(2**group_m, dtype=np.int64)
+    count = sum((numbers >> place) & 1 for place in range(group_m))
     for place in range(group_m):
-        missing = (count < keep_n) & ((bits >> place) & 1 == 0)
-        bits, count = bits | missing.astype(np.int64) << place, count + missing
-    ranks = np.full(2**group_m, -1, dtype=np.int16)
-    ranks[(1 << places).sum(axis=1)] = np.arange(len(places), dtype=np.int16)
-    return masks, ranks[bits]
+        missing = (count < keep_n) & ((numbers >> place) & 1 == 0)
+        numbers, count = numbers | missing.astype(np.int64) << place, count + missing
+    dtype = np.uint8 if group_m <= 8 else np.uint16
+    ranks = np.full(2**group_m, np.iinfo(dtype).max, dtype=dtype)
+    ranks[(1 << places).sum(axis=1)] = np.arange(len(places), dtype=dtype)
+    return _Choices(places, masks, ranks[numbers])
 
 
-def _ranks(mask: Tensor, pattern: Pattern) -> np.ndarray:
-    """The rank of each group, (groups,) int16; -1 where it has too many places."""
+def _ranks(mask: np.ndarray, pattern: Pattern) -> np.ndarray:
+    """The rank of each group of a mask (rows, columns), (groups,) uint8 or uint16. Raises ValueError where one has too many."""
     group_m = pattern[1]
-    nonzero = mask.contiguous().numpy().reshape(-1, group_m).view(np.uint8)
-    bits: np.ndarray = nonzero[:, 0].astype(np.uint8 if group_m <= 8 else np.uint16)
-    for place in range(1, group_m):
-        bits |= np.left_shift(nonzero[:, place], place, dtype=bits.dtype)
-    ranks: np.ndarray = _choices(pattern)[1][bits]
+    if mask.shape[1] % group_m:
+        raise ValueError(f"{mask.shape[1]} columns do not divide into groups of {group_m}")
+    groups = np.ascontiguousarray(mask).reshape(-1, group_m).view(np.uint8)
+    choices = _choices(pattern)
+    ranks = np.empty(len(groups), dtype=choices.ranks.dtype)
+    for begin in range(0, len(groups), GROUPS_AT_ONCE):
+        here = slice(begin, begin + GROUPS_AT_ONCE)
+        np.take(choices.ranks, _numbers(groups[here]), out=ranks[here], mode="clip")
+    if len(ranks) and int(ranks.max()) >= len(choices.masks):
+        raise ValueError(f"a group has more that is not zero than {pattern_name(pattern)} keeps")
     return ranks
+
+
+def _numbers(groups: np.ndarray) -> np.ndarray:
+    """Groups (groups, group_m) of bytes 0 and 1 as numbers (groups,): member i is bit i."""
+    group_m = groups.shape[1]
+    if group_m in (4, 8):
+        # One product moves the byte of each member to its bit of the highest byte; what else it gives lies apart or overflows.
+        word = np.dtype(f"u{group_m}").type
+        factor = sum(1 << 8 * (group_m - 1) - 7 * place for place in range(group_m))
+        product = groups.view(word).reshape(-1) * word(factor)
+        product >>= word(8 * (group_m - 1))
+        return product.astype(np.uint8)
+    found: np.ndarray = groups[:, 0].astype(np.uint8 if group_m <= 8 else np.uint16)
+    for place in range(1, group_m):
+        found |= np.left_shift(groups[:, place], place, dtype=found.dtype)
+    return found
+
+
+def _mask(ranks: np.ndarray, pattern: Pattern) -> Tensor:
+    """What groups of these ranks keep: bool (groups, group_m)."""
+    mask = np.empty((len(ranks), pattern[1]), dtype=bool)
+    np.take(_choices(pattern).masks, ranks, axis=0, out=mask, mode="clip")
+    return torch.from_numpy(mask)
 
 
 def _pack(values: np.ndarray, num_bits: int) -> np.ndarray:
     """Numbers of at most 16 bits as one stream of bits, least significant first: eight of them take num_bits bytes."""
     if num_bits <= 8:
-        return pack_lanes(values.astype(np.uint8), num_bits)
+        return pack_lanes(values.astype(np.uint8, copy=False), num_bits)
     lanes = np.zeros((-(-len(values) // 8), 8), dtype=np.uint32)
     lanes.reshape(-1)[: len(values)] = values
     stream = np.zeros((len(lanes), num_bits), dtype=np.uint8)
@@ -262,10 +389,10 @@ def _pack(values: np.ndarray, num_bits: int) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, num_bits: int, count: int) -> tuple[np.ndarray, bool]:
-    """The inverse of `_pack`: (count,) int16, and whether a bit behind the last number is set."""
+    """The inverse of `_pack`: (count,) uint8 or uint16, and whether a bit behind the last number is set."""
     if num_bits <= 8:
         rest = count * num_bits % 8
-        return unpack_lanes(packed, num_bits, count).astype(np.int16), bool(rest and packed[-1] >> rest)
+        return unpack_lanes(packed, num_bits, count), bool(rest and packed[-1] >> rest)
     stream = np.zeros((-(-count // 8), num_bits), dtype=np.uint8)
     stream.reshape(-1)[: len(packed)] = packed
     lanes = np.zeros((len(stream), 8), dtype=np.uint32)
@@ -275,4 +402,4 @@ def _unpack(packed: np.ndarray, num_bits: int, count: int) -> tuple[np.ndarray, 
             lanes[:, lane] |= stream[:, byte].astype(np.uint32) << np.uint32(8 * (byte - first))
         lanes[:, lane] = (lanes[:, lane] >> np.uint32(shift)) & np.uint32(2**num_bits - 1)
     flat = lanes.reshape(-1)
-    return flat[:count].astype(np.int16), bool(flat[count:].any())
+    return flat[:count].astype(np.uint16), bool(flat[count:].any())

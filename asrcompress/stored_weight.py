@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asrcompress.grids import Granularity, QuantizedWeight, all_finite, code_range, zero_codes
+from asrcompress.gather import put_masked, take_masked
+from asrcompress.grids import (
+    Granularity,
+    QuantizedWeight,
+    all_finite,
+    code_range,
+    nonzero_codes,
+    row_blocks,
+    zero_codes,
+)
 from asrcompress.packing import SUPPORTED_BITS, count_true, pack, pack_mask, packed_size_bytes, unpack, unpack_mask
 from asrcompress.patterns import (
     UNSTRUCTURED,
@@ -21,12 +30,12 @@ from asrcompress.patterns import (
     code_sizes,
     group_code_bits,
     join,
-    pack_groups,
+    join_values,
     parse_pattern,
     pattern_name,
     split,
+    split_values,
     takes_bitmask,
-    unpack_groups,
 )
 from asrcompress.sparse import SparseWeight
 
@@ -34,7 +43,6 @@ from asrcompress.sparse import SparseWeight
 PACKED_PARTS = ("packed", "pattern", "bitmask", "scale", "zero_point")
 SPARSE_PARTS = ("values", "pattern", "bitmask")
 PARTS = tuple(dict.fromkeys((*PACKED_PARTS, *SPARSE_PARTS)))
-NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32}  # integers of so many bytes
 VALUE_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -51,7 +59,7 @@ def weight_tensors(name: str, weight: QuantizedWeight | SparseWeight) -> dict[st
         else:
             mask = kept(weight)
             if takes_bitmask(mask.numel(), count_true(mask), weight.num_bits):
-                stored, tensors[f"{name}_bitmask"] = _pick(weight.codes, mask), pack_mask(mask)
+                stored, tensors[f"{name}_bitmask"] = take_masked(weight.codes, mask), pack_mask(mask)
     tensors[f"{name}_packed"] = pack(stored, weight.num_bits)
     tensors[f"{name}_scale"] = weight.scale.contiguous()
     if weight.zero_point is not None:
@@ -79,7 +87,7 @@ def kept(weight: QuantizedWeight | SparseWeight) -> Tensor:
     """(rows, columns), True where a code stands for something else than 0, or where a float is kept."""
     if isinstance(weight, SparseWeight):
         return weight.mask
-    return weight.codes != zero_codes(weight.zero_point, *weight.codes.shape)
+    return nonzero_codes(weight.codes, weight.zero_point)
 
 
 def weight_entry(weight: QuantizedWeight | SparseWeight) -> dict[str, Any]:
@@ -163,21 +171,30 @@ def _read_packed(
 def _join_bitmask(some: Tensor, mask: Tensor, zeros: Tensor, name: str) -> Tensor:
     """Codes (rows, columns) from the kept ones: those that stand for something else than 0, and only those."""
     codes = zeros.clone(memory_format=torch.contiguous_format)
-    codes.masked_scatter_(mask, some)
+    put_masked(some, mask, codes)
     if not torch.equal(codes != zeros, mask):
         raise ValueError(f"{name}: its bitmask keeps a code that stands for 0")
     return codes
 
 
 def _sparse_tensors(name: str, weight: SparseWeight) -> dict[str, Tensor]:
-    if bool(((weight.values != 0) & ~weight.mask).any()):
-        raise ValueError(f"{name}: a dropped value is not 0")
     if weight.pattern is None:
-        return {f"{name}_values": _pick(weight.values, weight.mask), f"{name}_bitmask": pack_mask(weight.mask)}
-    mask, group_codes = pack_groups(weight.mask, weight.pattern)
-    if not torch.equal(mask, weight.mask):
-        raise ValueError(f"{name}: a group keeps fewer than {pattern_name(weight.pattern)} says")
-    return {f"{name}_values": _pick(weight.values, mask).reshape(len(mask), -1), f"{name}_pattern": group_codes}
+        _require_zeros(name, weight)
+        return {f"{name}_values": take_masked(weight.values, weight.mask), f"{name}_bitmask": pack_mask(weight.mask)}
+    try:
+        values, group_codes = split_values(weight.values, weight.mask, weight.pattern)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    _require_zeros(name, weight)
+    return {f"{name}_values": values, f"{name}_pattern": group_codes}
+
+
+def _require_zeros(name: str, weight: SparseWeight) -> None:
+    """Raise where something that is dropped is not 0."""
+    for here in row_blocks(weight.values):
+        nonzero = torch.ne(weight.values[here], 0).numpy()
+        if np.greater(nonzero, weight.mask[here].numpy(), out=nonzero).any():
+            raise ValueError(f"{name}: a dropped value is not 0")
 
 
 def _read_sparse(name: str, entry: dict[str, Any], shape: tuple[int, ...], tensors: dict[str, Tensor]) -> SparseWeight:
@@ -188,19 +205,22 @@ def _read_sparse(name: str, entry: dict[str, Any], shape: tuple[int, ...], tenso
     pattern = _read_pattern(name, entry, columns, tensors)
     if pattern is None:
         raise ValueError(f"{name}: is sparse and has no pattern")
-    due: tuple[int, ...]
     if isinstance(pattern, tuple):
-        mask = unpack_groups(tensors.pop(f"{name}_pattern"), rows, columns, pattern, name)
-        due = (rows, columns // pattern[1] * pattern[0])
+        _check_values(name, some, (rows, columns // pattern[1] * pattern[0]))
+        values, mask = join_values(some, tensors.pop(f"{name}_pattern"), pattern, name)
     else:
         mask = _unpack_mask(tensors.pop(f"{name}_bitmask"), rows * columns, name).reshape(rows, columns)
-        due = (count_true(mask),)
+        _check_values(name, some, (count_true(mask),))
+        values = torch.zeros(rows, columns, dtype=some.dtype)
+        put_masked(some, mask, values)
+    return SparseWeight(values, mask, shape, pattern if isinstance(pattern, tuple) else None, entry.get("method"))
+
+
+def _check_values(name: str, some: Tensor, due: tuple[int, ...]) -> None:
     if tuple(some.shape) != due:
         raise ValueError(f"{name}: values of shape {list(some.shape)} where {list(due)} are kept")
     if not all_finite(some):
         raise ValueError(f"{name}: holds NaN or infinity")
-    values = torch.zeros(rows, columns, dtype=some.dtype).masked_scatter_(mask, some.flatten())
-    return SparseWeight(values, mask, shape, pattern if isinstance(pattern, tuple) else None, entry.get("method"))
 
 
 def _read_pattern(
@@ -216,13 +236,6 @@ def _read_pattern(
     if pattern != UNSTRUCTURED and f"{name}_bitmask" in tensors:
         raise ValueError(f"{name}: has a bitmask and is not unstructured")
     return pattern
-
-
-def _pick(values: Tensor, mask: Tensor) -> Tensor:
-    """values[mask], without the places of all that is kept in between."""
-    bits = values.contiguous().view(NUMBERS[values.element_size()])  # numpy has no bfloat16
-    picked = np.compress(mask.contiguous().numpy().reshape(-1), bits.numpy().reshape(-1))
-    return torch.from_numpy(picked).view(values.dtype) if len(picked) else values.new_empty(0)
 
 
 def _rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:

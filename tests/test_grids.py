@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.grids import Granularity, as_rows, dequantize, encode, max_abs, narrow_scale, quant_max
+from asrcompress.grids import (
+    BLOCK_ELEMENTS,
+    Granularity,
+    as_rows,
+    dequantize,
+    encode,
+    max_abs,
+    narrow_scale,
+    quant_max,
+)
 
 
 @pytest.mark.parametrize("text", ["per_tensor", "per_channel", "per_group:1", "per_group:32"])
@@ -96,3 +105,26 @@ def test_what_is_not_finite_in_float32_is_refused(value):
     weight[1, 0] = value
     with pytest.raises(AsrCompressError, match="odd: holds NaN or infinity"):
         as_rows(weight, "odd")
+
+
+@pytest.mark.parametrize("kind", ["per_tensor", "per_channel", "per_group:4"])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_many_rows_are_rounded_as_all_at_once(kind, asymmetric):
+    """Against the formula, over more than is worked on at once, with what lies outside the grid."""
+    rows = torch.randn(BLOCK_ELEMENTS // 64 + 3, 64, generator=torch.Generator().manual_seed(0))
+    granularity = Granularity.parse(kind)
+    largest = max_abs(rows, granularity)
+    scale = largest / 5
+    grouped = rows.reshape(len(scale), scale.shape[1], -1)
+    assert torch.equal(largest, grouped.abs().amax(dim=-1))
+    zero_point = torch.randint(-8, 8, scale.shape, dtype=torch.int8) if asymmetric else None
+    steps = torch.round(grouped / scale.unsqueeze(-1)) + (zero_point.unsqueeze(-1) if asymmetric else 0)
+    codes = encode(rows, scale, 3, zero_point)
+    assert torch.equal(codes, steps.clamp(-4 if asymmetric else -3, 3).to(torch.int8).reshape(rows.shape))
+
+
+@pytest.mark.parametrize("kind", ["per_tensor", "per_channel", "per_group:2"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_what_is_not_finite_shows_in_the_largest_magnitude(kind, value):
+    rows = torch.tensor([[1.0, 2.0, value, 3.0], [4.0, 5.0, 6.0, 7.0]])
+    assert not torch.isfinite(max_abs(rows, Granularity.parse(kind))).all()

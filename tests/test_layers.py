@@ -11,7 +11,7 @@ PACKAGE = Path(asrcompress.__file__).parent
 # A part may import from parts of a lower level, and from its own level where listed in SAME.
 LEVELS = {
     "errors": 0,
-    "files": 1, "integers": 1, "grids": 1, "packing": 1, "patterns": 1, "sidecar": 1, "gate": 1,
+    "files": 1, "integers": 1, "grids": 1, "packing": 1, "gather": 1, "patterns": 1, "sidecar": 1, "gate": 1,
     "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
     "artifact_file": 2, "artifact_size": 2, "mapped_artifact": 2, "stored_weight": 2, "sparse": 1, "entropy": 1, "mapped": 1, "tensor_file": 1,
     "compact": 2, "training": 2, "exporters": 3, "ops": 4,
@@ -23,6 +23,7 @@ SAME = {
     ("gate", "files"),
     ("models", "checkpoints"),
     ("patterns", "packing"),
+    ("patterns", "gather"),
     ("sparse", "patterns"),
     ("entropy", "tensor_file"),
     ("artifact", "stored_weight"),

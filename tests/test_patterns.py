@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.packing import pack, packed_size_bytes
-from asrcompress.patterns import LARGEST_GROUP, code_sizes, group_code_bits, join, parse_pattern, pattern_name, split
+from asrcompress.patterns import (
+    GROUPS_AT_ONCE,
+    LARGEST_GROUP,
+    code_sizes,
+    group_code_bits,
+    join,
+    keep_largest,
+    parse_pattern,
+    pattern_name,
+    split,
+)
 
 ZERO = torch.zeros(1, 1, dtype=torch.int8)
 EVERY_PATTERN = [(n, m) for m in range(2, LARGEST_GROUP + 1) for n in range(1, m)]
@@ -163,3 +173,16 @@ def test_it_is_quick():
     assert torch.equal(join(kept, group_codes, ZERO, (2, 4)), codes)
     assert time.process_time() - begin < 2  # about 0.1 s; four million weights
     assert packed_size_bytes(10**6, 3) == group_codes.numel()
+
+
+@pytest.mark.parametrize(("keep_n", "group_m"), [(2, 4), (1, 4), (1, 2), (2, 5), (4, 8)])
+def test_what_is_kept_is_by_rank_and_of_equals_the_first(keep_n, group_m):
+    """Against sorting, over more groups than are worked on at once, with many ties."""
+    shape = (2, (GROUPS_AT_ONCE // 2 + 3) * group_m)
+    score = torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(group_m)) / 4
+    groups = score.reshape(-1, group_m)
+    for of_magnitude in (False, True):
+        order = (groups.abs() if of_magnitude else groups).sort(dim=1, descending=True, stable=True).indices
+        expected = torch.zeros(groups.shape, dtype=torch.bool).scatter_(1, order[:, :keep_n], value=True)
+        assert torch.equal(keep_largest(score, keep_n, group_m, of_magnitude=of_magnitude), expected.reshape(shape))
+    assert torch.equal(keep_largest(score.double(), keep_n, group_m, of_magnitude=True), expected.reshape(shape))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from asrcompress.artifact import ArtifactContent
-from asrcompress.grids import as_rows, zero_codes
+from asrcompress.gather import zero_where_dropped
+from asrcompress.grids import as_rows, nonzero_codes
 from asrcompress.patterns import UNSTRUCTURED, Pattern, Unstructured, pack_groups
 from asrcompress.quantizers.support import Pruned
 
@@ -26,11 +26,11 @@ def kept_of(content: ArtifactContent | None, name: str) -> Kept | None:
     weight = content.quantized.get(name)
     if weight is None or weight.pattern is None:
         return None
-    mask = weight.codes != zero_codes(weight.zero_point, *weight.codes.shape)
+    mask = nonzero_codes(weight.codes, weight.zero_point)
     return (mask if weight.pattern == UNSTRUCTURED else pack_groups(mask, weight.pattern)[0]), weight.pattern
 
 
 def pruned_by(kept: Kept, weight: Tensor, name: str) -> Pruned:
     """A weight of shape (out, ...) with what is not kept as 0."""
     mask, pattern = kept
-    return Pruned(torch.where(mask, as_rows(weight, name), 0.0), mask, pattern)
+    return Pruned(zero_where_dropped(as_rows(weight, name), mask), mask, pattern)

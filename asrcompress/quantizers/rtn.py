@@ -5,9 +5,10 @@ Symmetric; the scale maps the largest magnitude to the largest code. Looks at no
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from asrcompress.grids import Granularity, QuantizedWeight, encode, max_abs, narrow_scale, quant_max
+from asrcompress.grids import Granularity, QuantizedWeight, encode, max_abs, narrow_scale, not_finite, quant_max
 from asrcompress.quantizers.statistics import InputStatistics
 from asrcompress.quantizers.support import Pruned, remaining, require_bits
 
@@ -30,7 +31,10 @@ def quantize(
         AsrCompressError: NaN or infinity, fewer than 2 dimensions, groups that do not divide, or 1 bit.
     """
     require_bits("rtn", num_bits, SUPPORTED_BITS, name)
-    rows, pattern = remaining(weight, pruned, name)
-    scale = narrow_scale(max_abs(rows, granularity, name) / quant_max(num_bits))
+    rows, pattern = remaining(weight, pruned, name, is_checked=True)
+    largest = max_abs(rows, granularity, name)
+    if not torch.isfinite(largest).all():
+        raise not_finite(name)
+    scale = narrow_scale(largest / quant_max(num_bits))
     codes = encode(rows, scale, num_bits)
     return QuantizedWeight(codes, scale, num_bits, granularity, tuple(weight.shape), pattern=pattern)

@@ -28,15 +28,19 @@ class Pruned:
     by_column: bool = False
 
 
-def remaining(weight: Tensor, pruned: Pruned | None, name: str) -> tuple[Tensor, Pattern | Unstructured | None]:
+def remaining(
+    weight: Tensor, pruned: Pruned | None, name: str, *, is_checked: bool = False
+) -> tuple[Tensor, Pattern | Unstructured | None]:
     """The (rows, columns) to find codes for, and their pattern: the weight's own, or what a sparsifier leaves of it.
+
+    `is_checked`: the caller makes sure that the weight is finite.
 
     A dropped weight is 0. Every grid but that of 1 bit has a code for it, so it has no say in the scale.
 
     Raises:
         AsrCompressError: as `grids.as_rows`.
     """
-    return (as_rows(weight, name), None) if pruned is None else (pruned.rows, pruned.pattern)
+    return (as_rows(weight, name, is_checked=is_checked), None) if pruned is None else (pruned.rows, pruned.pattern)
 
 
 def require_bits(method: str, num_bits: int, supported: tuple[int, ...], name: str) -> None:

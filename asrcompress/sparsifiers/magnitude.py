@@ -17,7 +17,7 @@ def sparsify(
 ) -> Pruned:
     """Prune (rows, columns) by |w|; of equals, the first is kept."""
     if isinstance(choice, tuple):
-        mask = keep_largest(rows.abs(), *choice)
+        mask = keep_largest(rows, *choice, of_magnitude=True)
     else:
         mask = keep_ranked(rows.abs().reshape(1, -1), kept_of(choice, [rows.numel()])).reshape(rows.shape)
     return only(rows, mask, choice)
