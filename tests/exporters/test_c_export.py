@@ -121,7 +121,7 @@ def made(
     }
     noise = torch.randn(4, config.get("num_mels", 40), 101) * 3 - 4
     _, module = static_of(model, packed, lambda m: m(noise), bits=bits)
-    content = SimpleNamespace(grids=module.sites.grids, recipe={})
+    content = SimpleNamespace(grids=module.sites.grids, recipe={})  # type: ignore[union-attr]
     subject = Subject(Path("m"), "0" * 64, 1, kws_crnn, ModelSpec("kws_crnn", model.sizes), content, module)  # type: ignore[arg-type]
     network = read_network(subject, 5)
     front_end = {"sample_rate_hz": 16000, "window_samples": 400, "hop_samples": 160}

@@ -2,8 +2,6 @@
  * a right shift that rounds half up, as in the Python that this was made from, bit for bit. */
 #include "${name}.h"
 
-#include <string.h>
-
 #define NUM_MELS ${num_mels}
 #define KERNEL_FRAMES ${kernel_frames}
 #define STEP_FRAMES ${step_frames}
@@ -225,8 +223,8 @@ static int hear(${name}_state *s, const ${name}_input *frame)
     multiply(&convolution, s->frames, NUM_BANDS, BAND_STRIDE, s->gates_in);
     s->num_frames = KEPT_FRAMES;
     s->skip = KEPT_FRAMES ? 0 : STEP_FRAMES - KERNEL_FRAMES;
-    for (i = 0; i < NUM_MELS && KEPT_FRAMES; i++)
-        memmove(s->frames + i * KERNEL_FRAMES, s->frames + (i + 1) * KERNEL_FRAMES - KEPT_FRAMES, KEPT_FRAMES);
+    for (i = 0; i + STEP_FRAMES < NUM_MELS * KERNEL_FRAMES; i++)
+        s->frames[i] = s->frames[i + STEP_FRAMES]; /* all bins' rows lie in line: each moves, its last frames are to come */
     for (i = 0; i < NUM_LAYERS; i++) {
         const int16_t *from = i ? s->hidden + (i - 1) * HIDDEN : s->gates_in;
         rescale_all(&layers[i].input, from, s->operand, i ? HIDDEN : NUM_FEATURES);
@@ -280,12 +278,17 @@ static void classify(${name}_state *s, int16_t *logits)
 
 void ${name}_start(${name}_state *state)
 {
-    memset(state, 0, sizeof *state);
+    uint8_t *bytes = (uint8_t *)state;
+    uint32_t i;
+    for (i = 0; i < sizeof *state; i++)
+        bytes[i] = 0;
 }
 
 void ${name}_forget(${name}_state *state)
 {
-    memset(state->hidden, 0, sizeof state->hidden);
+    uint16_t i;
+    for (i = 0; i < NUM_LAYERS * HIDDEN; i++)
+        state->hidden[i] = 0;
     state->num_steps = state->next_step = 0;
 }
 

@@ -1,8 +1,8 @@
 /* A keyword spotter in integers: log-mel frames in, logits out. Written by asrcompress from
  * ${artifact} (sha256 ${sha256}).
  *
- * No floating point, no allocation, nothing but C99's <stdint.h> and memmove, memset. All memory is
- * in ${name}_state (${state_bytes} bytes); each microphone needs one of its own.
+ * No floating point, no allocation, no library but the compiler's own. All memory is in
+ * ${name}_state (${state_bytes} bytes); each microphone needs one of its own.
  *
  * A frame is ${num_mels} codes, lowest mel bin first: log(clamp(mel energy, 1e-9, 1e9)) divided by
  * ${upper}_INPUT_NUMERATOR / ${upper}_INPUT_DENOMINATOR, plus ${upper}_INPUT_ZERO, rounded to the nearest
