@@ -1,4 +1,4 @@
-"""Layers of our models as ONNX nodes: linear layers, convolutions, norms, attention, activation functions.
+"""Layers of our models as ONNX nodes: linear layers, norms, attention, activation functions.
 
 Each takes the module that runs, twin or float, and writes what its forward computes, site by site. Sequences are
 (batch, time, dim), where Fairseq has time first.
@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.exporters.graphs.graph import LARGEST, Graph
+from asrcompress.exporters.graphs.graph import Graph
 from asrcompress.exporters.graphs.weights import (
     FLOAT_TYPE,
     biased,
@@ -22,7 +22,6 @@ from asrcompress.exporters.graphs.weights import (
     quantize_rows,
     weight_of,
 )
-from asrcompress.modules.weight import FloatWeight, IntegerWeight
 
 
 def linear(graph: Graph, name: str, module: Any, x: str) -> str:
@@ -81,68 +80,6 @@ def seen_frames(graph: Graph, lengths: str, total: str) -> str:
 def as_floats(graph: Graph, x: str) -> str:
     """Cast to float32."""
     return graph.op("Cast", x, to=FLOAT_TYPE)
-
-
-def convolution(graph: Graph, name: str, module: Any, x: str) -> str:
-    """x (batch, in, *size) -> (batch, out, *size out)."""
-    with graph.at(name):
-        x = graph.point(x, "in")
-        weight = weight_of(module)
-        padding = list(module.padding if hasattr(module, "packed") else module._reversed_padding_repeated_twice)
-        if module.padding_mode != "zeros":
-            raise AsrCompressError(f"{name}: padding by {module.padding_mode} has no ONNX form here")
-        begins, ends = padding[0::2][::-1], padding[1::2][::-1]
-        if isinstance(weight, IntegerWeight) and module.activations == "int8":
-            out = _patch_product(graph, module, weight, x, begins, ends)
-        else:
-            bias = [] if module.bias is None else [graph.floats(module.bias)]
-            out = graph.op(
-                "Conv", x, _kernel(graph, weight), *bias, strides=list(module.stride), dilations=list(module.dilation),
-                group=module.groups, pads=[*begins, *ends],
-            )  # fmt: skip
-        return graph.point(out, "out")
-
-
-def _kernel(graph: Graph, weight: FloatWeight) -> str:
-    """A convolution's weight in its own shape."""
-    if not isinstance(weight, IntegerWeight):
-        return graph.constant(weight.values.float().numpy())
-    rows, columns = weight.codes.shape
-    groups = weight.scale.shape[1]
-    codes = graph.codes(weight.codes, weight.num_bits)
-    scale = weight.scale.expand(rows, groups)
-    options = {"axis": 0} if groups == 1 else {"axis": 1, "block_size": columns // groups}
-    inputs = [
-        codes if weight.num_bits > 4 else graph.op("Cast", codes, to=3),
-        graph.floats(scale[:, 0] if groups == 1 else scale),
-    ]
-    if weight.zero_point is not None:
-        zeros = weight.zero_point.expand(rows, groups)
-        inputs.append(graph.constant((zeros[:, 0] if groups == 1 else zeros).contiguous().numpy(), "int8"))
-    return graph.reshape(graph.op("DequantizeLinear", *inputs, **options), *weight.shape)
-
-
-def _patch_product(graph: Graph, module: Any, weight: IntegerWeight, x: str, begins: list[int], ends: list[int]) -> str:
-    """On integers: every output position's window is a token, (batch, *size out, in * kernel)."""
-    dims = len(module.kernel_size)
-    if any((*begins, *ends)):
-        x = graph.op("Pad", x, graph.integers(0, 0, *begins, 0, 0, *ends), graph.constant(0.0))
-    for axis in range(dims):  # one new last axis a dimension: the places in the window
-        reach = module.dilation[axis] * (module.kernel_size[axis] - 1)
-        parts = []
-        for place in range(module.kernel_size[axis]):
-            start = place * module.dilation[axis]
-            part = graph.slice(x, start, start - reach if start < reach else LARGEST, 2 + axis, module.stride[axis])
-            parts.append(graph.op("Unsqueeze", part, graph.integers(-1)))
-        x = graph.op("Concat", *parts, axis=-1) if len(parts) > 1 else parts[0]
-    x = graph.transpose(x, 0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims))
-    columns = weight.codes.shape[1]
-    if module.groups == 1:
-        out = product(graph, weight, graph.reshape(x, *[0] * (1 + dims), columns), "int8")
-    else:
-        raise AsrCompressError(f"{graph.below('')}: grouped convolutions on integers have no ONNX form here yet")
-    out = biased(graph, out, module.bias)
-    return graph.transpose(out, 0, 1 + dims, *range(1, 1 + dims))
 
 
 def heads(graph: Graph, x: str, count: int, width: int) -> str:

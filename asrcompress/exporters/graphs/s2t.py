@@ -6,7 +6,6 @@ takes tokens and what earlier steps left, so that a beam search can run outside,
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ import torch
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters import Subject
-from asrcompress.exporters.graphs import layers
+from asrcompress.exporters.graphs import layers, transformer
+from asrcompress.exporters.graphs.convolution import convolution, frames_out
 from asrcompress.exporters.graphs.graph import FLOAT, INT64, Graph
 from asrcompress.integers.grid import Grid
 from asrcompress.models import padding, s2t
-from asrcompress.modules.positions import UNIT_GRID
 
 Grids = dict[str, Grid]
 
@@ -78,12 +77,12 @@ def encoder(model: Any, num_bins: int, grids: Grids) -> Graph:
     x, lengths = subsample(graph, part.subsample, features, lengths)
     with graph.at("encoder"):
         seen = layers.seen_frames(graph, lengths, graph.shape(x, 1))
-        x = scaled(graph, x, part.embed_scale)
-        placed = positions(graph, "encoder.embed_positions", part.embed_positions, graph.shape(x, 1), None)
+        x = transformer.scaled(graph, x, part.embed_scale)
+        placed = transformer.positions(graph, "encoder.embed_positions", part.embed_positions, graph.shape(x, 1), None)
         x = graph.point(graph.op("Add", x, layers.hide(graph, placed, layers.as_floats(graph, seen), 1, 3)), "add")
     hidden = layers.hidden_keys(graph, seen)
     for index, layer in enumerate(part.transformer_layers):
-        x = encoder_layer(graph, f"encoder.transformer_layers.{index}", layer, x, hidden)
+        x = transformer.encoder_layer(graph, f"encoder.transformer_layers.{index}", layer, x, hidden)
     if part.layer_norm is not None:
         x = layers.layer_norm(graph, "encoder.layer_norm", part.layer_norm, x)
     dim = model.decoder.embed_dim
@@ -120,17 +119,19 @@ def decoder(model: Any, grids: Grids) -> Graph:
                 caches[f"{name}_{kind}_{index}"] = graph.input(f"{name}_{kind}_{index}", FLOAT, shape)
     past, new = graph.shape(caches["past_key_0"], 2), graph.shape(tokens, 1)
     with graph.at("decoder"):
-        x = scaled(graph, layers.embedding(graph, "decoder.embed_tokens", part.embed_tokens, tokens), part.embed_scale)
+        x = transformer.scaled(
+            graph, layers.embedding(graph, "decoder.embed_tokens", part.embed_tokens, tokens), part.embed_scale
+        )
         if part.embed_positions is not None:
-            placed = positions(graph, "decoder.embed_positions", part.embed_positions, new, past)
+            placed = transformer.positions(graph, "decoder.embed_positions", part.embed_positions, new, past)
             x = graph.point(graph.op("Add", x, placed), "add")
     if part.layernorm_embedding is not None:
         x = layers.layer_norm(graph, "decoder.layernorm_embedding", part.layernorm_embedding, x)
     seen = layers.seen_frames(graph, lengths, graph.shape(caches["cross_key_0"], 2))
-    hidden, future = layers.hidden_keys(graph, seen), _future(graph, past, new)
+    hidden, future = layers.hidden_keys(graph, seen), transformer.future(graph, past, new)
     for index, layer in enumerate(part.layers):
         given = {name: (caches[f"{name}_key_{index}"], caches[f"{name}_value_{index}"]) for name in ("past", "cross")}
-        x, grown = decoder_layer(
+        x, grown = transformer.decoder_layer(
             graph, f"decoder.layers.{index}", layer, x, given["past"], given["cross"], future, hidden
         )
         attention = layer.self_attn
@@ -153,92 +154,6 @@ def subsample(graph: Graph, module: Any, features: str, lengths: str) -> tuple[s
         for index, conv in enumerate(module.conv_layers):
             seen = layers.as_floats(graph, layers.seen_frames(graph, lengths, graph.shape(x, 2)))
             x = layers.hide(graph, x, seen, 2, 3)
-            x = layers.glu(graph, layers.convolution(graph, f"encoder.subsample.conv_layers.{index}", conv, x), 1)
-            lengths = _frames_out(graph, conv, lengths)
+            x = layers.glu(graph, convolution(graph, f"encoder.subsample.conv_layers.{index}", conv, x), 1)
+            lengths = frames_out(graph, lengths, conv.kernel_size[0], conv.stride[0], conv.kernel_size[0] // 2)
     return graph.transpose(x, 0, 2, 1), lengths
-
-
-def _frames_out(graph: Graph, conv: Any, lengths: str) -> str:
-    """(length + 2 padding - kernel) // stride + 1."""
-    kernel, stride = conv.kernel_size[0], conv.stride[0]
-    moved = graph.op("Add", lengths, graph.constant(2 * (kernel // 2) - kernel, INT64))
-    return graph.op("Add", graph.op("Div", moved, graph.constant(stride, INT64)), graph.constant(1, INT64))
-
-
-def scaled(graph: Graph, x: str, factor: float) -> str:
-    """Times a number, which changes a static grid alone."""
-    return x if factor == 1 else graph.op("Mul", x, graph.constant(factor))
-
-
-def positions(graph: Graph, name: str, module: Any, new: str, past: str | None) -> str:
-    """Embeddings (1, new, dim) of the positions behind `past` ones: learned rows, or sinusoids, computed as the graph runs."""
-    padding_idx = module.padding_idx or 0
-    first = graph.integers(padding_idx + 1)
-    if past is not None:
-        first = graph.op("Add", past, first)
-    index = graph.op("Unsqueeze", graph.count(new, first), graph.integers(0))
-    if hasattr(module, "num_embeddings"):
-        return layers.embedding(graph, name, module, index)
-    dim = module.embedding_dim
-    step = -(math.log(10000) / (dim // 2 - 1))
-    frequencies = graph.constant(torch.exp(torch.arange(dim // 2, dtype=torch.float) * step).numpy())
-    angles = graph.op("Mul", graph.op("Unsqueeze", layers.as_floats(graph, index), graph.integers(-1)), frequencies)
-    parts = [graph.op("Sin", angles), graph.op("Cos", angles)]
-    if dim % 2:
-        parts.append(graph.op("Mul", graph.slice(angles, 0, 1, -1), graph.constant(0.0)))
-    out = graph.op("Concat", *parts, axis=-1)
-    return graph.on_grid(out, UNIT_GRID) if graph.grids else out
-
-
-def _future(graph: Graph, past: str, new: str) -> str:
-    """(new, past + new) to be added to scores: -inf where a token would see later ones."""
-    queries = graph.op("Unsqueeze", graph.count(new, past), graph.integers(1))
-    keys = graph.count(graph.op("Add", past, new))
-    hidden = graph.op("Greater", keys, queries)
-    return graph.op("Where", hidden, graph.constant(-math.inf), graph.constant(0.0))
-
-
-def encoder_layer(graph: Graph, name: str, layer: Any, x: str, hidden: str) -> str:
-    """Fairseq's TransformerEncoderLayer."""
-    with graph.at(name):
-        residual = x
-        if layer.normalize_before:
-            x = layers.layer_norm(graph, f"{name}.self_attn_layer_norm", layer.self_attn_layer_norm, x)
-        x, _ = layers.attention(graph, f"{name}.self_attn", layer.self_attn, x, hidden=hidden)
-        x = _added(graph, name, layer, "self_attn_layer_norm", residual, x)
-        return _feed_forward(graph, name, layer, x)
-
-
-def decoder_layer(
-    graph: Graph, name: str, layer: Any, x: str, past: tuple[str, str], cross: tuple[str, str], future: str, hidden: str
-) -> tuple[str, tuple[str, str]]:  # fmt: skip
-    """Fairseq's TransformerDecoderLayer, and the keys and values with the new ones behind them."""
-    for attribute in ("attn_ln", "ffn_layernorm", "w_resid", "c_attn"):
-        if getattr(layer, attribute, None) is not None:
-            raise AsrCompressError(f"{name}: {attribute} has no ONNX form here")
-    with graph.at(name):
-        residual = x
-        if layer.normalize_before:
-            x = layers.layer_norm(graph, f"{name}.self_attn_layer_norm", layer.self_attn_layer_norm, x)
-        x, grown = layers.attention(graph, f"{name}.self_attn", layer.self_attn, x, past=past, hidden=future)
-        x = residual = _added(graph, name, layer, "self_attn_layer_norm", residual, x)
-        if layer.normalize_before:
-            x = layers.layer_norm(graph, f"{name}.encoder_attn_layer_norm", layer.encoder_attn_layer_norm, x)
-        x, _ = layers.attention(graph, f"{name}.encoder_attn", layer.encoder_attn, x, keys=cross, hidden=hidden)
-        x = _added(graph, name, layer, "encoder_attn_layer_norm", residual, x)
-        return _feed_forward(graph, name, layer, x), grown
-
-
-def _feed_forward(graph: Graph, name: str, layer: Any, x: str) -> str:
-    residual = x
-    if layer.normalize_before:
-        x = layers.layer_norm(graph, f"{name}.final_layer_norm", layer.final_layer_norm, x)
-    x = layers.activation(graph, layer.activation_fn, layers.linear(graph, f"{name}.fc1", layer.fc1, x))
-    x = layers.linear(graph, f"{name}.fc2", layer.fc2, x)
-    return _added(graph, name, layer, "final_layer_norm", residual, x)
-
-
-def _added(graph: Graph, name: str, layer: Any, norm: str, residual: str, x: str) -> str:
-    """The residual connection, and the norm of layers that have it behind."""
-    x = graph.point(graph.op("Add", residual, x), "add")
-    return x if layer.normalize_before else layers.layer_norm(graph, f"{name}.{norm}", getattr(layer, norm), x)

@@ -3,7 +3,8 @@
 Activations int8 (level computed) as modules/weight.py has them: one scale a token, found as the graph runs, int8 codes,
 int32 sums from MatMulInteger, floats that only rescale. The codes of activations are stored with 128 added, as uint8 with
 that zero point: the sums are the same, and it is the form that x86 processors multiply fastest.
-Activations in float: 8 bits by DequantizeLinear and MatMul, fewer by ONNX Runtime's MatMulNBits, which keeps 4 bits packed.
+Activations in float: 8 bits are dequantized for MatMul when a runtime loads the file, fewer go to ONNX Runtime's MatMulNBits,
+which keeps them packed.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.exporters.graphs.graph import CONTRIB, INT8, UINT8, Graph
 from asrcompress.modules.weight import FloatWeight, IntegerWeight
 
@@ -50,11 +53,11 @@ def product(graph: Graph, weight: FloatWeight, x: str, activations: str = "none"
             "MatMul", x, graph.stored(key, lambda: graph.constant(weight.matrix().t().contiguous().numpy()))
         )
     if activations == "int8":
-        return _integer_product(graph, weight, x)
+        return integer_product(graph, weight, x)
     block = _nbits_block(weight)
-    if block and not graph.has(("rows", id(weight))):
+    if block and not graph.has(("codes", id(weight))):
         return _nbits_product(graph, weight, x, block)
-    return graph.op("MatMul", x, dequantized(graph, weight))
+    return graph.op("MatMul", x, graph.transpose(dequantized(graph, weight), 1, 0))
 
 
 def look_up(graph: Graph, weight: FloatWeight, index: str) -> str:
@@ -63,13 +66,13 @@ def look_up(graph: Graph, weight: FloatWeight, index: str) -> str:
         key = ("table", weight.values.data_ptr())
         return graph.op("Gather", graph.stored(key, lambda: graph.constant(weight.matrix().numpy())), index, axis=0)
     rows, groups = weight.codes.shape[0], weight.scale.shape[1]
-    found = graph.op("Cast", graph.op("Gather", _row_codes(graph, weight), index, axis=0), to=FLOAT_TYPE)
+    found = graph.op("Cast", graph.op("Gather", _codes(graph, weight), index, axis=0), to=FLOAT_TYPE)
     if groups > 1:
         found = graph.reshape(found, 0, 0, groups, weight.codes.shape[1] // groups)
     axis = -1 if groups > 1 else None
     for kind, table in (("Sub", weight.zero_point), ("Mul", weight.scale)):
         if table is not None:
-            numbers = graph.op("Gather", graph.floats(table.float().expand(rows, groups)), index, axis=0)
+            numbers = graph.op("Gather", _numbers(graph, table.expand(rows, groups)), index, axis=0)
             if axis is not None:
                 numbers = graph.op("Unsqueeze", numbers, graph.integers(axis))
             found = graph.op(kind, found, numbers)
@@ -77,45 +80,37 @@ def look_up(graph: Graph, weight: FloatWeight, index: str) -> str:
 
 
 def dequantized(graph: Graph, weight: IntegerWeight) -> str:
-    """The weight (columns, rows) in float, made of its codes as the graph runs."""
-    rows, columns = weight.codes.shape
-    groups = weight.scale.shape[1]
-    scale = graph.floats(_one_axis(weight.scale.expand(rows, groups).t()))
-    options = {"axis": 1} if groups == 1 else {"axis": 0, "block_size": columns // groups}
-    inputs = [_column_codes(graph, weight), scale]
-    if weight.zero_point is not None:
-        zeros = _one_axis(weight.zero_point.expand(rows, groups).t())
-        inputs.append(graph.constant(zeros.contiguous().numpy(), INT8))
-    return graph.op("DequantizeLinear", *inputs, **options)
+    """The weight (rows, columns) in float, made of its codes by nodes that a runtime runs once, when it loads.
+
+    Not DequantizeLinear: ONNX Runtime, left to itself, turns that and a MatMul into a product of int8 activations.
+    """
+    (rows, columns), groups = weight.codes.shape, weight.scale.shape[1]
+    out = graph.op("Cast", _codes(graph, weight), to=FLOAT_TYPE)
+    if groups > 1:
+        out = graph.reshape(out, rows, groups, columns // groups)
+    for kind, table in (("Sub", weight.zero_point), ("Mul", weight.scale)):
+        if table is not None:
+            out = graph.op(kind, out, _numbers(graph, table.unsqueeze(-1) if groups > 1 else table))
+    return graph.reshape(out, rows, columns) if groups > 1 else out
 
 
-def _one_axis(by_group: Tensor) -> Tensor:
-    """(groups, rows), or (rows,) where there is one group: what DequantizeLinear takes along an axis."""
-    return by_group[0] if len(by_group) == 1 else by_group
+def _numbers(graph: Graph, table: Tensor) -> str:
+    """Scales, or zero points, which stay int8 in the file, as floats."""
+    if table.dtype.is_floating_point:
+        return graph.floats(table)
+    return graph.op("Cast", graph.constant(table.contiguous().numpy(), INT8), to=FLOAT_TYPE)
 
 
-def _row_codes(graph: Graph, weight: IntegerWeight) -> str:
-    """The codes (rows, columns) as int8."""
-    return _as_int8(
-        graph, weight, graph.stored(("rows", id(weight)), lambda: graph.codes(weight.codes, weight.num_bits))
-    )
+def _codes(graph: Graph, weight: IntegerWeight) -> str:
+    """The codes (rows, columns) as int8, stored once for all that use them."""
+    name = graph.stored(("codes", id(weight)), lambda: graph.codes(weight.codes, weight.num_bits))
+    return name if weight.num_bits > 4 else graph.op("Cast", name, to=INT8_TYPE)
 
 
-def _column_codes(graph: Graph, weight: IntegerWeight) -> str:
-    """The codes (columns, rows) as int8; made of the rows where a lookup has them stored already."""
-    if graph.has(("rows", id(weight))):
-        return graph.transpose(_row_codes(graph, weight), 1, 0)
-    key = ("columns", id(weight))
-    return _as_int8(graph, weight, graph.stored(key, lambda: graph.codes(weight.codes.t(), weight.num_bits)))
-
-
-def _as_int8(graph: Graph, weight: IntegerWeight, codes: str) -> str:
-    return codes if weight.num_bits > 4 else graph.op("Cast", codes, to=INT8_TYPE)
-
-
-def _integer_product(graph: Graph, weight: IntegerWeight, x: str) -> str:
+def integer_product(graph: Graph, weight: IntegerWeight, x: str) -> str:
+    """x (..., columns) -> (..., rows), multiplied on integers, with a scale for each row of x."""
     codes, token_scale = quantize_rows(graph, x)
-    matrix = _column_codes(graph, weight)
+    matrix = graph.transpose(_codes(graph, weight), 1, 0)
     (rows, columns), groups = weight.codes.shape, weight.scale.shape[1]
     size, parts = columns // groups, []
     for group in range(groups):
@@ -130,6 +125,34 @@ def _integer_product(graph: Graph, weight: IntegerWeight, x: str) -> str:
     return graph.op("Mul", graph.op("Sum", *parts) if groups > 1 else parts[0], token_scale)
 
 
+def grouped_integer_product(graph: Graph, weight: IntegerWeight, x: str, groups: int, dims: int) -> str:
+    """x (batch, *size, groups, columns) -> (batch, *size, rows): each group of x meets its own rows / groups rows.
+
+    Raises:
+        AsrCompressError: a weight with several scales a row.
+    """
+    rows, columns = weight.codes.shape
+    if weight.scale.shape[1] > 1:
+        raise AsrCompressError(
+            "a grouped convolution on integers with several scales a row has no ONNX form; use --granularity per_channel"
+        )
+    codes, scale = quantize_rows(graph, x)
+    first = graph.transpose(codes, 1 + dims, *range(1 + dims), 2 + dims)  # groups first: one product for each
+    first = graph.reshape(first, groups, -1, columns)
+    matrix = graph.transpose(graph.reshape(_codes(graph, weight), groups, rows // groups, columns), 0, 2, 1)
+    zero_point = ""
+    if weight.zero_point is not None:
+        zeros = weight.zero_point.expand(rows, 1).reshape(groups, 1, rows // groups)
+        zero_point = graph.constant(zeros.numpy(), INT8)
+    sums = graph.transpose(
+        integer_matmul(graph, first, matrix, zero_point), 1, 0, 2
+    )  # (positions, groups, rows / groups)
+    scales = graph.reshape(graph.floats(weight.scale.expand(rows, 1)), groups, rows // groups)
+    out = graph.op("Mul", graph.op("Mul", sums, scales), graph.reshape(scale, -1, groups, 1))
+    ends = graph.op("Concat", graph.op("Shape", x, start=0, end=1 + dims), graph.integers(rows), axis=0)
+    return graph.op("Reshape", out, ends)
+
+
 def _nbits_block(weight: IntegerWeight) -> int:
     """The block that MatMulNBits can have for this weight; 0 where it cannot."""
     columns, groups = weight.codes.shape[1], weight.scale.shape[1]
@@ -142,34 +165,30 @@ def _nbits_block(weight: IntegerWeight) -> int:
 
 def _nbits_product(graph: Graph, weight: IntegerWeight, x: str, block: int) -> str:
     (rows, columns), groups = weight.codes.shape, weight.scale.shape[1]
-    blocks = -(-columns // block)
+    blocks, num_bits = -(-columns // block), 2 if weight.num_bits <= 2 else 4
     key = ("nbits", id(weight))
-    packed = graph.stored(key, lambda: graph.constant(_nbits_codes(weight, blocks, block), UINT8))
-    scale = weight.scale.expand(rows, groups).contiguous()
-    scales = graph.floats(scale)
+    codes = F.pad(weight.codes, (0, blocks * block - columns))
+    packed = graph.stored(
+        key, lambda: graph.constant(_merged(codes, num_bits).reshape(rows, blocks, block * num_bits // 8), UINT8)
+    )
+    scales = graph.floats(weight.scale.expand(rows, groups).contiguous())
     if groups == 1 and blocks > 1:
         scales = graph.op("Expand", scales, graph.integers(rows, blocks))
     inputs = [x, packed, graph.reshape(scales, -1)]
     if weight.zero_point is not None:
-        zeros = (
-            weight.zero_point.expand(rows, groups).expand(rows, blocks) if groups == 1 else weight.zero_point
-        ).numpy()
-        zeros = (zeros.astype(np.int16) + 8).astype(UINT8)
-        if blocks % 2:
-            zeros = np.pad(zeros, ((0, 0), (0, 1)), constant_values=8)
-        inputs.append(graph.constant((zeros[:, 0::2] | (zeros[:, 1::2] << 4)).reshape(-1), UINT8))
+        zeros = weight.zero_point.expand(rows, groups if groups > 1 else blocks)
+        zeros = F.pad(zeros, (0, -blocks % (8 // num_bits)))
+        inputs.append(graph.constant(_merged(zeros, num_bits).reshape(-1), UINT8))
     return graph.op(
-        "MatMulNBits", *inputs, domain=CONTRIB, K=columns, N=rows, bits=4, block_size=block, accuracy_level=1
+        "MatMulNBits", *inputs, domain=CONTRIB, K=columns, N=rows, bits=num_bits, block_size=block, accuracy_level=1
     )
 
 
-def _nbits_codes(weight: IntegerWeight, blocks: int, block: int) -> np.ndarray[Any, Any]:
-    """Codes with 8 added, two a byte, low half first: (rows, blocks, block / 2) uint8."""
-    rows, columns = weight.codes.shape
-    codes = np.full((rows, blocks * block), 8, dtype=UINT8)
-    codes[:, :columns] = (weight.codes.numpy().astype(np.int16) + 8).astype(UINT8)
-    packed = codes[:, 0::2] | (codes[:, 1::2] << 4)
-    return packed.reshape(rows, blocks, block // 2)
+def _merged(codes: Tensor, num_bits: int) -> np.ndarray[Any, Any]:
+    """Codes (rows, columns) from 0 on, several a byte, the first in the lowest bits: (rows, columns * num_bits / 8) uint8."""
+    values = (codes.numpy().astype(np.int16) + 2 ** (num_bits - 1)).astype(UINT8)
+    parts = [values[:, place :: 8 // num_bits] << (place * num_bits) for place in range(8 // num_bits)]
+    return np.bitwise_or.reduce(parts)
 
 
 def biased(graph: Graph, x: str, bias: Tensor | None) -> str:
