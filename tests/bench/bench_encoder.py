@@ -1,6 +1,6 @@
 """An encoder of 12 layers as a W8A8 artifact, beside torch, ONNX Runtime and other quantizers. Not a test: it asserts nothing.
 
-usage: python -m tests.bench.bench_encoder [--only ours,ort-int8] [--dim 256 512] [--batch 1 8] [--part layers whole]
+usage: OMP_NUM_THREADS=1 python -m tests.bench.bench_encoder [--only ours,ort-int8] [--dim 256 512] [--batch 1 8] [--part layers whole]
        [--time 375] [--rounds 7] [--threads 1] [--json FILE]
 
 Fairseq's s2t_transformer encoder, feed-forward 2048, heads of 64, every utterance 375 frames after subsampling. `layers`
@@ -12,13 +12,10 @@ batch 1, all but what takes half a minute to compile at other widths, the main o
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,6 @@
 """What `asrcompress eval` takes for a whole test set, as float and as integers, beam search included. Not a test: it asserts nothing.
 
-usage: python -m tests.bench.bench_eval [CHECKPOINT TABLE] [--systems float32 computed] [--batch-size 1 16] [--rounds 3] [--beam 5]
+usage: OMP_NUM_THREADS=1 python -m tests.bench.bench_eval [CHECKPOINT TABLE] [--systems float32 computed] [--batch-size 1 16] [--rounds 3] [--beam 5]
        [--limit N] [--utterances 60] [--threads 1] [--json FILE]
 
 Processes: the command as a user runs it, in turn within every round: CPU seconds of the whole process and the real-time factor of
@@ -22,8 +22,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
