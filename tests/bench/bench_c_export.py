@@ -2,6 +2,7 @@
 
     python -m tests.bench.bench_c_export ARTIFACT ... --data MANIFEST [--clips 1000] [--json FILE]
 
+Where arm-none-eabi-gcc and qemu-arm are installed: flash on two Cortex-M, equal steps and instructions a step on one (c_on_arm.py).
 One thread, processor time, the two in turn; a row an artifact. What is timed is frames in, logits out: no front-end.
 Exits with 1 where any logit differs.
 """
@@ -33,10 +34,12 @@ from asrcompress.ops.export import export
 from asrcompress.ops.load import load_model
 from asrcompress.speech.audio import read_audio
 from asrcompress.speech.keyword_datasets import read_clip_files
+from tests.bench import c_on_arm
 
 BATCH = 50
 ROUNDS = 5
 STREAM_CLIPS = 20  # of the timing
+ARM_CLIPS = 100  # that qemu runs, and one of them instruction by instruction
 
 
 def main() -> None:
@@ -61,9 +64,14 @@ def main() -> None:
             f"{row['equal_clips']} / {row['clips']} | {row['equal_steps']} / {row['steps']} | {row['c_us']:.1f} | "
             f"{row['torch_us']:.0f} | {row['torch_us'] / row['c_us']:.0f} | {row['macs_per_step'] / row['c_us']:.0f} |"
         )
+    if c_on_arm.has_arm():
+        print_arm(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    sys.exit(any(row["equal_clips"] < row["clips"] or row["equal_steps"] < row["steps"] for row in rows))
+    sys.exit(
+        any(row["equal_clips"] < row["clips"] for row in rows)
+        or any(row["equal_steps"] < row["steps"] for row in [*rows, *(row["arm"] for row in rows if row["arm"])])
+    )
 
 
 def run(artifact: Path, audio: list[np.ndarray]) -> dict[str, Any]:
@@ -80,6 +88,8 @@ def run(artifact: Path, audio: list[np.ndarray]) -> dict[str, Any]:
         subprocess.run(["gcc", *warnings, "-shared", "-fPIC", "kws.c", "-o", "kws.so"], cwd=written.folder, check=True)
         library = Library(written.folder / "kws.so", "kws", network)
         metrics = written.record["metrics"]
+        arm = c_on_arm.sizes(written.folder, "kws") if c_on_arm.has_arm() else {}
+        program = c_on_arm.build(written.folder, "kws").read_bytes() if arm else b""
     features = [kws_crnn.features(source.spec, clip) for clip in audio]
     codes = [codes_of(frames, network) for frames in features]
     with torch.inference_mode():
@@ -103,7 +113,40 @@ def run(artifact: Path, audio: list[np.ndarray]) -> dict[str, Any]:
         "c_us": c_us,
         "torch_us": torch_us,
         "macs_per_step": macs_per_step(network),
+        "arm": on_arm(program, arm, codes, wanted_steps) if arm else None,
     }
+
+
+def on_arm(program: bytes, sizes: dict[str, int], clips: list[np.ndarray], wanted: list[list[int]]) -> dict[str, Any]:
+    """What qemu says of the first clips as one stream."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kws")
+        path.write_bytes(program)
+        path.chmod(0o755)
+        found = c_on_arm.logits(path, np.concatenate(clips[:ARM_CLIPS]))
+        steps = c_on_arm.logits(path, clips[0])
+        instructions = c_on_arm.instructions_per_step(path, clips[0], len(steps))
+    equal = sum(a == b for a, b in zip(found, wanted, strict=False))
+    return {
+        "flash_bytes": sizes,
+        "steps": len(found),
+        "equal_steps": equal,
+        "instructions_per_step": round(instructions),
+    }
+
+
+def print_arm(rows: list[dict[str, Any]]) -> None:
+    """A table of what qemu said."""
+    print(
+        f"\n| artifact | {' | '.join(f'flash {core}' for core in c_on_arm.CORES)} | steps equal | instructions a step |"
+    )
+    print("|---|---|---|---|---|")
+    for row in rows:
+        arm = row["arm"]
+        flash = " | ".join(f"{arm['flash_bytes'][core]:,}" for core in c_on_arm.CORES)
+        print(
+            f"| {row['artifact']} | {flash} | {arm['equal_steps']} / {arm['steps']} | {arm['instructions_per_step']:,} |"
+        )
 
 
 def codes_of(frames: torch.Tensor, network: Network) -> np.ndarray:

@@ -118,27 +118,31 @@ static int64_t offset_of(const product *p, uint16_t row)
 static void multiply(const product *p, const int8_t *x, uint16_t positions, uint16_t stride, int16_t *out)
 {
     reader r = {p->codes, 0, 0};
+    int64_t totals[NUM_BANDS];
+    int32_t sums[NUM_BANDS], input_zero = p->input_zero;
     uint16_t row, group, i, at;
     for (row = 0; row < p->rows; row++) {
         const int8_t *from = x;
-        int64_t totals[NUM_BANDS];
+        int64_t offset = offset_of(p, row);
         for (at = 0; at < positions; at++)
-            totals[at] = offset_of(p, row);
+            totals[at] = offset;
         for (group = 0; group < p->groups; group++) {
             uint32_t own = (uint32_t)row * p->groups + group;
             int32_t zero_point = p->zero_points ? p->zero_points[p->own_zero_points ? own : 0] : 0;
-            int32_t sums[NUM_BANDS] = {0};
-            for (i = 0; i < p->group_size; i++, from++) {
+            for (at = 0; at < positions; at++)
+                sums[at] = 0;
+            for (i = p->group_size; i; i--) {
                 int32_t code = next_code(&r, p) - zero_point;
-                for (at = 0; at < positions; at++)
-                    sums[at] += code * (from[(uint32_t)at * stride] - p->input_zero);
+                const int8_t *number = from++;
+                int32_t *sum = sums, *end = sums + positions;
+                for (; sum < end; number += stride)
+                    *sum++ += code * (*number - input_zero);
             }
             for (at = 0; at < positions; at++)
                 totals[at] += (int64_t)sums[at] * p->multipliers[p->own_multipliers ? own : 0];
         }
         for (at = 0; at < positions; at++)
-            out[(uint32_t)row * positions + at] =
-                (int16_t)clamp(shift_right(totals[at], p->shift) + p->zero, p->low, p->high);
+            *out++ = (int16_t)clamp(shift_right(totals[at], p->shift) + p->zero, p->low, p->high);
     }
 }
 
