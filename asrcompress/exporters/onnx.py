@@ -24,6 +24,9 @@ DEFAULT_SUFFIX = "-onnx"
 # Family -> a module with graphs(subject) -> list[Graph], and compare(subject, run), which gives (expected, found) logits.
 MAPS = {
     "s2t_transformer": "asrcompress.exporters.graphs.s2t",
+    "asr_vggtransformer_encoder": "asrcompress.exporters.graphs.vgg",
+    "wav2vec_ctc": "asrcompress.exporters.graphs.wav2vec",
+    "hubert_ctc": "asrcompress.exporters.graphs.wav2vec",
 }
 # Kinds of node that multiply matrices.
 PRODUCTS = ("MatMulInteger", "MatMulNBits", "MatMul", "Conv", "GRU", "LSTM")

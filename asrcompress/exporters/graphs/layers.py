@@ -46,9 +46,29 @@ def layer_norm(graph: Graph, name: str, module: Any, x: str) -> str:
         return graph.point(graph.op("LayerNormalization", *inputs, axis=-1, epsilon=float(norm.eps)), "out")
 
 
+def group_norm(graph: Graph, name: str, module: Any, x: str) -> str:
+    """Over time, one channel a group: x (batch, channels, time)."""
+    with graph.at(name):
+        norm = getattr(module, "float_norm", module)
+        if norm.num_groups != norm.num_channels:
+            raise AsrCompressError(
+                f"{name}: a norm of {norm.num_channels} channels in {norm.num_groups} groups has no ONNX form here"
+            )
+        inputs = [graph.floats(norm.weight), graph.floats(norm.bias)]
+        return graph.point(graph.op("InstanceNormalization", x, *inputs, epsilon=float(norm.eps)), "out")
+
+
+def module_activation(graph: Graph, name: str, module: Any, x: str) -> str:
+    """An activation function that is a module."""
+    with graph.at(name):
+        return activation(graph, module, x)
+
+
 def activation(graph: Graph, function: Any, x: str) -> str:
     """relu, gelu, silu, tanh or sigmoid, by the function's or the module's name."""
     name = getattr(function, "__name__", type(function).__name__).lower()
+    if name == "linear":
+        return x
     if name == "relu":
         return graph.op("Relu", x)
     if name in ("gelu", "gelu_fast", "gelu_accurate"):

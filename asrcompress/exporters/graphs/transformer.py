@@ -47,10 +47,10 @@ def future(graph: Graph, past: str, new: str) -> str:
 
 
 def encoder_layer(graph: Graph, name: str, layer: Any, x: str, hidden: str) -> str:
-    """Fairseq's TransformerEncoderLayer."""
+    """Fairseq's TransformerEncoderLayer, and wav2vec's TransformerSentenceEncoderLayer."""
     with graph.at(name):
         residual = x
-        if layer.normalize_before:
+        if _norms_first(layer):
             x = layers.layer_norm(graph, f"{name}.self_attn_layer_norm", layer.self_attn_layer_norm, x)
         x, _ = layers.attention(graph, f"{name}.self_attn", layer.self_attn, x, hidden=hidden)
         x = _added(graph, name, layer, "self_attn_layer_norm", residual, x)
@@ -66,7 +66,7 @@ def decoder_layer(
             raise AsrCompressError(f"{name}: {attribute} has no ONNX form here")
     with graph.at(name):
         residual = x
-        if layer.normalize_before:
+        if _norms_first(layer):
             x = layers.layer_norm(graph, f"{name}.self_attn_layer_norm", layer.self_attn_layer_norm, x)
         x, grown = layers.attention(graph, f"{name}.self_attn", layer.self_attn, x, past=past, hidden=future)
         x = residual = _added(graph, name, layer, "self_attn_layer_norm", residual, x)
@@ -79,7 +79,7 @@ def decoder_layer(
 
 def _feed_forward(graph: Graph, name: str, layer: Any, x: str) -> str:
     residual = x
-    if layer.normalize_before:
+    if _norms_first(layer):
         x = layers.layer_norm(graph, f"{name}.final_layer_norm", layer.final_layer_norm, x)
     x = layers.activation(graph, layer.activation_fn, layers.linear(graph, f"{name}.fc1", layer.fc1, x))
     x = layers.linear(graph, f"{name}.fc2", layer.fc2, x)
@@ -89,4 +89,9 @@ def _feed_forward(graph: Graph, name: str, layer: Any, x: str) -> str:
 def _added(graph: Graph, name: str, layer: Any, norm: str, residual: str, x: str) -> str:
     """The residual connection, and the norm of layers that have it behind."""
     x = graph.point(graph.op("Add", residual, x), "add")
-    return x if layer.normalize_before else layers.layer_norm(graph, f"{name}.{norm}", getattr(layer, norm), x)
+    return x if _norms_first(layer) else layers.layer_norm(graph, f"{name}.{norm}", getattr(layer, norm), x)
+
+
+def _norms_first(layer: Any) -> bool:
+    """Whether norms come before attention and feed-forward, by the names of both kinds of layer."""
+    return bool(layer.normalize_before if hasattr(layer, "normalize_before") else layer.layer_norm_first)
