@@ -336,34 +336,42 @@ def _choices(pattern: Pattern) -> _Choices:
 
 def _ranks(mask: np.ndarray, pattern: Pattern) -> np.ndarray:
     """The rank of each group of a mask (rows, columns), (groups,) uint8 or uint16. Raises ValueError where one has too many."""
-    group_m = pattern[1]
-    if mask.shape[1] % group_m:
-        raise ValueError(f"{mask.shape[1]} columns do not divide into groups of {group_m}")
-    groups = np.ascontiguousarray(mask).reshape(-1, group_m).view(np.uint8)
-    choices = _choices(pattern)
-    ranks = np.empty(len(groups), dtype=choices.ranks.dtype)
-    for begin in range(0, len(groups), GROUPS_AT_ONCE):
-        here = slice(begin, begin + GROUPS_AT_ONCE)
-        np.take(choices.ranks, _numbers(groups[here]), out=ranks[here], mode="clip")
+    numbers, choices = group_numbers(mask, pattern[1]), _choices(pattern)
+    ranks = np.empty(len(numbers), dtype=choices.ranks.dtype)
+    np.take(choices.ranks, numbers, out=ranks, mode="clip")
     if len(ranks) and int(ranks.max()) >= len(choices.masks):
         raise ValueError(f"a group has more that is not zero than {pattern_name(pattern)} keeps")
     return ranks
 
 
-def _numbers(groups: np.ndarray) -> np.ndarray:
-    """Groups (groups, group_m) of bytes 0 and 1 as numbers (groups,): member i is bit i."""
+def group_numbers(mask: np.ndarray, group_m: int) -> np.ndarray:
+    """The groups of a mask (rows, columns) as numbers, (groups,) uint8 or uint16: member i is bit i.
+
+    Raises:
+        ValueError: the columns do not divide into groups.
+    """
+    if mask.shape[1] % group_m:
+        raise ValueError(f"{mask.shape[1]} columns do not divide into groups of {group_m}")
+    groups = np.ascontiguousarray(mask).reshape(-1, group_m).view(np.uint8)
+    numbers = np.empty(len(groups), dtype=np.uint8 if group_m <= 8 else np.uint16)
+    for begin in range(0, len(groups), GROUPS_AT_ONCE):
+        _number(groups[begin : begin + GROUPS_AT_ONCE], numbers[begin : begin + GROUPS_AT_ONCE])
+    return numbers
+
+
+def _number(groups: np.ndarray, numbers: np.ndarray) -> None:
+    """`group_numbers` of a few groups (groups, group_m) of bytes 0 and 1."""
     group_m = groups.shape[1]
     if group_m in (4, 8):
         # One product moves the byte of each member to its bit of the highest byte; what else it gives lies apart or overflows.
         word = np.dtype(f"u{group_m}").type
-        factor = sum(1 << 8 * (group_m - 1) - 7 * place for place in range(group_m))
-        product = groups.view(word).reshape(-1) * word(factor)
+        product = groups.view(word).reshape(-1) * word(sum(1 << 8 * (group_m - 1) - 7 * k for k in range(group_m)))
         product >>= word(8 * (group_m - 1))
-        return product.astype(np.uint8)
-    found: np.ndarray = groups[:, 0].astype(np.uint8 if group_m <= 8 else np.uint16)
+        np.copyto(numbers, product, casting="unsafe")
+        return
+    numbers[:] = groups[:, 0]
     for place in range(1, group_m):
-        found |= np.left_shift(groups[:, place], place, dtype=found.dtype)
-    return found
+        numbers |= np.left_shift(groups[:, place], place, dtype=numbers.dtype)
 
 
 def _mask(ranks: np.ndarray, pattern: Pattern) -> Tensor:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from asrcompress.packing import count_true
+from asrcompress.patterns import group_numbers
 
 FIRST_ROWS = 16
 KNOWN = ((1, 4), (2, 4))  # what `detect` looks for, sparsest first
@@ -44,11 +44,14 @@ def count_pattern(mask: Tensor, keep_n: int, group_m: int, name: str, *, who: st
             f"{name}: {rows.shape[1]} inputs do not divide into groups of {group_m}, so it has no {keep_n}:{group_m}"
         )
         return PatternCount(keep_n, group_m, (), fault)
-    kept = torch.zeros(rows.shape[0], rows.shape[1] // group_m, dtype=torch.uint8)
-    for place in range(group_m):
-        kept += rows[:, place::group_m]
-    histogram = [int(np.count_nonzero(kept.numpy() == count)) for count in range(group_m + 1)]
-    wrong = (kept > keep_n).nonzero() if any(histogram[keep_n + 1 :]) else torch.empty(0, 2)
+    numbers = torch.from_numpy(group_numbers(rows.numpy(), group_m))
+    occurs = torch.bincount(numbers if group_m <= 8 else numbers.int(), minlength=1 << group_m)
+    members = torch.tensor([number.bit_count() for number in range(1 << group_m)])
+    histogram = [int(occurs[members == count].sum()) for count in range(group_m + 1)]
+    wrong = torch.empty(0, 2)
+    if any(histogram[keep_n + 1 :]):
+        kept = members[numbers.long()].reshape(len(rows), -1)
+        wrong = (kept > keep_n).nonzero()
     fault = ""
     if len(wrong):
         row, group = (int(index) for index in wrong[0])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from asrcompress.grids import QuantizedWeight, code_range
@@ -20,7 +21,8 @@ from asrcompress.patterns import UNSTRUCTURED, Pattern, pattern_name
 from asrcompress.sparse import SparseWeight
 from asrcompress.stored_weight import data_sizes, kept
 
-COUNT_AT_ONCE = 1 << 20  # codes
+COUNT_AT_ONCE, ROWS_AT_ONCE = 1 << 18, 128  # codes; rows, whose counts stay in a second-level cache
+FEW_CODES, FEWEST_CODES = 16, 8  # of 4 bits and of 3
 Claim = Pattern | float  # keep_n of every group_m, or the fraction of zeros
 
 
@@ -141,13 +143,30 @@ def _pattern(name: str, weight: QuantizedWeight | SparseWeight, mask: Tensor) ->
 
 def _count_codes(codes: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(distinct codes of each row, sorted; how often each of -128 .. 127 occurs) of (rows, columns) int8."""
-    rows, columns = codes.shape
+    low, high = (int(edge) for edge in torch.aminmax(codes))
+    are_few = low >= -FEW_CODES // 2 and high < FEW_CODES // 2
+    step = min(max(1, COUNT_AT_ONCE // codes.shape[1]), ROWS_AT_ONCE)
     total, distinct = np.zeros(256, dtype=np.int64), []
-    values, step = codes.numpy(), max(1, COUNT_AT_ONCE // columns)
-    for begin in range(0, rows, step):
-        chunk = values[begin : begin + step].astype(np.int64) + 128
-        chunk += 256 * np.arange(len(chunk))[:, None]
-        counts = np.bincount(chunk.reshape(-1), minlength=256 * len(chunk)).reshape(-1, 256)
-        total += counts.sum(axis=0)
-        distinct.append((counts > 0).sum(axis=1))
+    for part in codes.contiguous().split(step):
+        numbers = part.view(torch.uint8)
+        if high - low < FEWEST_CODES:  # few counters, each waiting for itself, would be slow
+            for code in range(low, high + 1):
+                total[code + 128] += np.count_nonzero(part.numpy() == code)
+        else:
+            total += np.roll(torch.bincount(numbers.reshape(-1), minlength=256).numpy(), 128)
+        distinct.append((_distinct_few if are_few else _distinct)(numbers))
     return np.sort(np.concatenate(distinct)), total
+
+
+def _distinct(numbers: Tensor) -> np.ndarray:
+    """How many distinct bytes are in each row: each row is counted in a range of its own."""
+    first = 256 * torch.arange(len(numbers), dtype=torch.int16).unsqueeze(1)
+    counts = torch.bincount((numbers + first).reshape(-1), minlength=256 * len(numbers))
+    return np.count_nonzero(counts.numpy().reshape(-1, 256), axis=1)
+
+
+def _distinct_few(numbers: Tensor) -> np.ndarray:
+    """`_distinct` where no two differ by FEW_CODES or more: each number sets a bit."""
+    places = np.bitwise_and(numbers.numpy(), np.uint8(FEW_CODES - 1))
+    seen = np.bitwise_or.reduce(np.left_shift(np.uint16(1), places, dtype=np.uint16), axis=1)
+    return np.unpackbits(seen.view(np.uint8).reshape(-1, 2), axis=1).sum(axis=1, dtype=np.int64)

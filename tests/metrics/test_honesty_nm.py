@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from asrcompress.metrics.honesty_nm import count_pattern, count_zeros, detect_pattern
+from asrcompress.patterns import GROUPS_AT_ONCE
 
 
 def two_of_four() -> torch.Tensor:
@@ -57,3 +58,14 @@ def test_zeros_are_counted_to_the_nearest_whole_and_never_all(num_zeros: int, sp
     mask.view(-1)[:num_zeros] = False
     fault = count_zeros(mask, sparsity, "w", who="the recipe ")
     assert fault == ("" if num_zeros >= due else f"w: the recipe claims {due} zeros of 10 values, but has {num_zeros}")
+
+
+@pytest.mark.parametrize("group_m", [2, 3, 4, 8, 9])
+def test_every_group_is_counted_by_how_many_it_keeps(group_m):
+    """Against adding up, over more groups than are worked on at once."""
+    mask = torch.rand(3, group_m * (GROUPS_AT_ONCE // 2 + 1), generator=torch.Generator().manual_seed(0)) < 0.5
+    kept = mask.reshape(3, -1, group_m).sum(dim=2)
+    found = count_pattern(mask, 1, group_m, "w")
+    assert found.histogram == tuple(int((kept == count).sum()) for count in range(group_m + 1))
+    row, group = (kept > 1).nonzero()[0].tolist()
+    assert f"row {row} has {int(kept[row, group])} values in inputs {group * group_m}.." in found.fault
