@@ -48,11 +48,13 @@ class Scaling:
 class Product:
     """A weight and what rescales its sums.
 
-    codes: of `code_bits` without sign, code_low + code_step each. multipliers, zero_points: one, or rows * groups;
-    zero_points may be empty. offsets: one a row, of the bias alone.
+    codes: of `code_bits` without sign, code_low + code_step each. zeros_apart: every weight takes one bit more and those that
+    are 0 nothing else, None here; where that is smaller: of patterns, fractions and three values. multipliers, zero_points: one,
+    or rows * groups; zero_points may be empty. offsets: one a row, of the bias alone.
     """
 
-    codes: list[int]
+    codes: list[int | None]
+    zeros_apart: bool
     code_bits: int
     code_low: int
     code_step: int
@@ -225,12 +227,16 @@ def _product(name: str, weight: IntegerWeight, bias: torch.Tensor | None, fixed:
         raise AsrCompressError(
             f"{name}: its sums may leave 32 bits, or their multiples 64; use fewer bits or smaller layers"
         )
-    low = int(codes.min())
-    step = gcd(*(codes - low).unique().tolist()) or 1
-    raw = (codes - low) // step
+    stored, flat = codes.flatten().tolist(), grouped.flatten().tolist()
+    apart = [code if weight else None for code, weight in zip(stored, flat, strict=True)]
+    plans = [(_code_bits(stored), stored, False), (_code_bits(apart), apart, True)]
+    (code_bits, low, step), chosen, zeros_apart = min(
+        plans, key=lambda plan: plan[0][0] * sum(code is not None for code in plan[1]) + plan[2] * len(stored)
+    )
     return Product(
-        codes=raw.flatten().tolist(),
-        code_bits=max(int(raw.max()).bit_length(), 1),
+        codes=[None if code is None else (code - low) // step for code in chosen],
+        zeros_apart=zeros_apart,
+        code_bits=code_bits,
         code_low=low,
         code_step=step,
         rows=rows,
@@ -245,6 +251,14 @@ def _product(name: str, weight: IntegerWeight, bias: torch.Tensor | None, fixed:
     )
 
 
+def _code_bits(codes: list[int | None]) -> tuple[int, int, int]:
+    """(bits of a code, the lowest code, the step between codes)."""
+    found = {code for code in codes if code is not None} or {0}
+    low = min(found)
+    step = gcd(*(code - low for code in found)) or 1
+    return max(((max(found) - low) // step).bit_length(), 1), low, step
+
+
 def _shared(numbers: torch.Tensor) -> list[int]:
     """All of them, or one that all are."""
     flat: list[int] = numbers.flatten().tolist()
@@ -253,8 +267,14 @@ def _shared(numbers: torch.Tensor) -> list[int]:
 
 def packed_codes(product: Product) -> bytes:
     """Codes as one stream of bits, the least significant first."""
-    bits = np.array(product.codes, dtype=np.uint8)[:, None] >> np.arange(product.code_bits, dtype=np.uint8) & 1
-    return np.packbits(bits, bitorder="little").tobytes()
+    bits: list[int] = []
+    places = range(product.code_bits)
+    for code in product.codes:
+        if product.zeros_apart:
+            bits.append(int(code is not None))
+        if code is not None:
+            bits += [code >> place & 1 for place in places]
+    return np.packbits(np.array(bits, dtype=np.uint8), bitorder="little").tobytes()
 
 
 def offset_bytes(product: Product) -> tuple[int, int, bytes]:

@@ -160,7 +160,7 @@ def _product(product: Product, name: str, tables: _Tables) -> str:
     own = [int(len(numbers) > 1) for numbers in (product.multipliers, product.zero_points)]
     grid = product.output
     numbers = [
-        _number(low), product.rows, product.groups, product.group_size, *own, product.code_bits, product.code_step, width,
+        _number(low), product.rows, product.groups, product.group_size, *own, int(product.zeros_apart), product.code_bits, product.code_step, width,
         product.shift, product.code_low, product.input_zero, grid.zero_point, grid.code_min, grid.code_max,
     ]  # fmt: skip
     return "{" + ", ".join(map(str, [codes, multipliers, zero_points, offset_name, *numbers])) + "}"

@@ -108,11 +108,20 @@ def codes_of(frames: Tensor, network: Network) -> np.ndarray:
 
 
 def made(
-    config: dict[str, Any], *, num_bits: int = 8, granularity: str = "per_channel", method: str = "rtn", bits: int = 16
+    config: dict[str, Any],
+    *,
+    num_bits: int = 8,
+    granularity: str = "per_channel",
+    method: str = "rtn",
+    bits: int = 16,
+    sparsity: float = 0.0,
 ) -> tuple[Subject, Network, Sources]:
     """A model of random weights on integers, calibrated with noise."""
     torch.manual_seed(3)
     model = CRNN(**config).requires_grad_(False).eval()
+    for name, weight in model.named_parameters():
+        if "weight" in name:
+            weight[torch.rand_like(weight) < sparsity] = 0
     grid, quantizer = Granularity.parse(granularity), get_quantizer("binary" if num_bits == 1 else method)
     packed = {
         name: quantizer(weight.detach(), num_bits=num_bits, granularity=grid, name=name, statistics=None)
@@ -188,6 +197,19 @@ def test_every_kind_of_weight_and_size_gives_equal_steps(options: dict[str, Any]
     subject, network, sources = made(**options)
     different, compared = count_different_steps(sources.source, sources.header, "model", network, subject.module)
     assert different == 0 and compared > 16
+
+
+@needs_gcc
+def test_weights_of_zero_take_one_bit_where_that_is_smaller() -> None:
+    subject, network, sources = made({"num_channels": 2, "hidden_size": 12}, num_bits=4, sparsity=0.5)
+    total = 0
+    for product in network.products:
+        dense, kept = 4 * len(product.codes), sum(code is not None for code in product.codes)
+        sparse = len(product.codes) + product.code_bits * kept
+        assert product.zeros_apart == (sparse < dense) and kept < 0.7 * len(product.codes)
+        total += -(-sparse // 8)
+    assert sources.table_bytes["weights"] == total < 0.8 * sum(len(product.codes) for product in network.products) / 2
+    assert count_different_steps(sources.source, sources.header, "model", network, subject.module)[0] == 0
 
 
 @needs_gcc

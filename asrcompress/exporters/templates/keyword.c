@@ -20,7 +20,7 @@ typedef struct {
 } scaling;
 
 /* A weight of rows x (groups * group_size) codes and what goes with it. Codes are a stream of code_bits each,
- * least significant first; offsets, one a row, are offset_low and offset_bytes more. Where a row and group have no
+ * least significant first; with zeros_apart a bit says before each code that it is there, or that the weight is 0; offsets, one a row, are offset_low and offset_bytes more. Where a row and group have no
  * multiplier (or zero point) of their own, all share the first one. */
 typedef struct {
     const uint8_t *codes;
@@ -30,7 +30,7 @@ typedef struct {
     int64_t offset_low;
     uint16_t rows, groups, group_size;
     uint8_t own_multipliers, own_zero_points;
-    uint8_t code_bits, code_step, offset_bytes, shift;
+    uint8_t zeros_apart, code_bits, code_step, offset_bytes, shift;
     int8_t code_low;
     int16_t input_zero, zero, low, high;
 } product;
@@ -91,17 +91,17 @@ static void rescale_all(const scaling *s, const int16_t *x, int8_t *out, uint16_
         out[i] = (int8_t)rescale(s, x[i]);
 }
 
-static int32_t next_code(reader *r, const product *p)
+static uint32_t take(reader *r, uint8_t num_bits)
 {
-    uint32_t code;
-    while (r->num_bits < p->code_bits) {
+    uint32_t bits;
+    while (r->num_bits < num_bits) {
         r->buffer |= (uint32_t)*r->next++ << r->num_bits;
         r->num_bits = (uint8_t)(r->num_bits + 8);
     }
-    code = r->buffer & (((uint32_t)1 << p->code_bits) - 1);
-    r->buffer >>= p->code_bits;
-    r->num_bits = (uint8_t)(r->num_bits - p->code_bits);
-    return (int32_t)code * p->code_step + p->code_low;
+    bits = r->buffer & (((uint32_t)1 << num_bits) - 1);
+    r->buffer >>= num_bits;
+    r->num_bits = (uint8_t)(r->num_bits - num_bits);
+    return bits;
 }
 
 static int64_t offset_of(const product *p, uint16_t row)
@@ -132,9 +132,11 @@ static void multiply(const product *p, const int8_t *x, uint16_t positions, uint
             for (at = 0; at < positions; at++)
                 sums[at] = 0;
             for (i = p->group_size; i; i--) {
-                int32_t code = next_code(&r, p) - zero_point;
                 const int8_t *number = from++;
-                int32_t *sum = sums, *end = sums + positions;
+                int32_t *sum = sums, *end = sums + positions, code;
+                if (p->zeros_apart && !take(&r, 1))
+                    continue;
+                code = (int32_t)take(&r, p->code_bits) * p->code_step + p->code_low - zero_point;
                 for (; sum < end; number += stride)
                     *sum++ += code * (*number - input_zero);
             }
