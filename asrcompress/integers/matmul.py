@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ACTIVATION_MAX = 127  # symmetric int8
+TINY = 1e-30  # a vector whose largest value is below is taken for zeros: 127 / it would not be a float32
 
 
 def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,12 +21,14 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
         x: (..., columns) float.
 
     Returns:
-        int8 codes (..., columns) and float scale (..., 1); a vector of zeros has scale 1, one that
-        holds NaN or infinity has NaN or infinity there, so that neither gets lost.
+        int8 codes (..., columns), round(x * (127 / largest)), and float scale (..., 1); a vector of zeros has scale 1, one
+        that holds NaN or infinity has NaN or infinity there, so that neither gets lost. kernels/c/rows.h does the same.
     """
-    scale = x.abs().amax(dim=-1, keepdim=True) / ACTIVATION_MAX
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    return (x / scale).round().clamp(-ACTIVATION_MAX, ACTIVATION_MAX).to(torch.int8), scale
+    largest = x.abs().amax(dim=-1, keepdim=True)
+    most = torch.full_like(largest, ACTIVATION_MAX)
+    inverse = torch.where(largest < TINY, torch.zeros_like(largest), most / largest)
+    scale = torch.where(largest == 0, torch.ones_like(largest), largest / most)
+    return (x * inverse).round().clamp(-ACTIVATION_MAX, ACTIVATION_MAX).to(torch.int8), scale
 
 
 def int_matmul(left: Tensor, right: Tensor) -> Tensor:

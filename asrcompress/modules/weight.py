@@ -20,6 +20,8 @@ from asrcompress.integers.grid import Grid
 from asrcompress.integers.matmul import int_matmul, quantize_tokens
 from asrcompress.integers.products import FixedWeight, fix_weight, weight_product
 from asrcompress.integers.tensor import Activation, GridTensor, as_float, grid_tensor, observed, point
+from asrcompress.kernels.call import linear, usable
+from asrcompress.kernels.weights import PanelWeight, fits
 
 GridOf = Callable[[str], Grid | None]  # kind of site -> its grid, None where calibration never came by
 
@@ -70,6 +72,7 @@ class IntegerWeight(FloatWeight):
     codes: Tensor
     scale: Tensor
     zero_point: Tensor | None
+    _panels: PanelWeight | None = None
 
     def __init__(self, weight: QuantizedWeight) -> None:
         nn.Module.__init__(self)
@@ -93,12 +96,21 @@ class IntegerWeight(FloatWeight):
             zero_point = zero_point[flat]
         return dequantize(codes, scale, zero_point).reshape(*index.shape, codes.shape[1])
 
+    @property
+    def fits_kernels(self) -> bool:
+        """Whether kernels/ can multiply by it."""
+        return self.codes.is_cpu and fits(self.codes.shape[1], self.scale.shape[1])
+
     def integer_product(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         """x (..., columns) float -> (..., rows) float, multiplied on integers.
 
         One int32 product per group of columns, less zero point x the sum of the activations' codes;
         floats only rescale the sums. `rows` takes a part of the weight, as a grouped convolution does.
         """
+        if rows == slice(None) and self.fits_kernels and usable(x) and x.numel():
+            if self._panels is None:
+                self._panels = PanelWeight(self.codes, self.scale, self.zero_point, None)
+            return linear(self._panels, x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.codes.shape[0])
         weight, zero_point = self.codes[rows], self.zero_point
         scale = self.scale if self.scale.shape[0] == 1 else self.scale[rows]
         if zero_point is not None and zero_point.shape[0] > 1:

@@ -25,6 +25,7 @@ from asrcompress.integers.sites import Sites
 from asrcompress.mapped import Outlined, outlines
 from asrcompress.mapped_artifact import map_artifact
 from asrcompress.models import ModelSpec, get_family, recognise
+from asrcompress.modules.fused import fuse
 from asrcompress.modules.swap import find_weights
 from asrcompress.ops.compress import make_integer
 from asrcompress.ops.recipe import recorded_rules
@@ -147,7 +148,10 @@ def build_model(source: Source, *, device: str = "cpu", observe: Sites | None = 
             _make_integer(module.eval(), content, device, observe)
         except AsrCompressError as error:
             raise AsrCompressError(f"{source.path}: {error}") from error
-    return LoadedModel(module.eval().to(device), source)
+    module = module.eval().to(device)
+    if observe is None:
+        fuse(module)
+    return LoadedModel(module, source)
 
 
 def _make_integer(module: nn.Module, content: ArtifactContent, device: str, observe: Sites | None) -> None:

@@ -1,0 +1,116 @@
+"""Fairseq's transformer layers with int8 products, run whole by the kernels.
+
+A layer whose parts are all there keeps its modules, names and state; only its class changes, to one whose forward hands the
+whole layer to kernels/. Where the kernels cannot be used (no library, CUDA, a trace of operators), Fairseq's own forward
+runs, over the same integer modules.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asrcompress.kernels.call import usable
+from asrcompress.kernels.layers import EncoderWeights, Scratch, encoder_layer_struct, run_encoder_layer
+from asrcompress.kernels.weights import PanelWeight, stack
+from asrcompress.modules.attention import IntegerMultiheadAttention
+from asrcompress.modules.linear import IntegerLinear
+from asrcompress.modules.twins import forward_class
+from asrcompress.modules.weight import IntegerWeight
+
+ENCODER_LAYER = "fairseq.modules.transformer_layer.TransformerEncoderLayerBase"
+
+
+def fuse(model: nn.Module) -> int:
+    """Change the class of every layer that can be run whole; how many there were."""
+    count = 0
+    for module in list(model.modules()):
+        if _is_encoder_layer(module):
+            module.__class__ = fused_encoder_layer(type(module))
+            count += 1
+    return count
+
+
+def _is_encoder_layer(module: Any) -> bool:
+    if forward_class(module) != ENCODER_LAYER or not isinstance(module.self_attn, IntegerMultiheadAttention):
+        return False
+    attention, norms = module.self_attn, (module.self_attn_layer_norm, module.final_layer_norm)
+    inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return (
+        all(fits(linear) for linear in (*inputs, attention.out_proj, module.fc1, module.fc2))
+        and len({linear.packed.scale.shape[1] for linear in inputs}) == 1
+        and module.activation_fn in (F.relu, torch.relu)
+        and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
+        and not module.return_fc
+    )
+
+
+def fits(linear: Any) -> bool:
+    """Whether a module is a packed product with int8 activations that the kernels can do."""
+    return (
+        isinstance(linear, IntegerLinear)
+        and isinstance(linear.packed, IntegerWeight)
+        and linear.activations == "int8"
+        and linear.packed.fits_kernels
+    )
+
+
+def panel(linear: Any) -> PanelWeight:
+    """A module's weight and bias for the kernels."""
+    packed = linear.packed
+    return PanelWeight(packed.codes, packed.scale, packed.zero_point, linear.bias)
+
+
+def stacked(*linears: Any) -> PanelWeight:
+    """Several modules over the same input as one weight."""
+    return stack(
+        [(linear.packed.codes, linear.packed.scale, linear.packed.zero_point, linear.bias) for linear in linears]
+    )
+
+
+@cache
+def fused_encoder_layer(base: Any) -> Any:
+    """A subclass of Fairseq's layer that runs whole."""
+
+    class FusedEncoderLayer(base):  # type: ignore[misc,unused-ignore]
+        _whole: tuple[EncoderWeights, Any] | None = None
+
+        def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None) -> Any:
+            """x (time, batch, dim), encoder_padding_mask (batch, time) -> (time, batch, dim)."""
+            if attn_mask is not None or self.training or not usable(x):
+                return super().forward(x, encoder_padding_mask, attn_mask)
+            if self._whole is None:
+                attention = self.self_attn
+                weights = EncoderWeights(
+                    qkv=stacked(attention.q_proj, attention.k_proj, attention.v_proj),
+                    out=panel(attention.out_proj), fc1=panel(self.fc1), fc2=panel(self.fc2),
+                    attention_norm=self.self_attn_layer_norm, ffn_norm=self.final_layer_norm,
+                    num_heads=attention.num_heads, pre_norm=self.normalize_before,
+                )  # fmt: skip
+                self._whole = weights, encoder_layer_struct(weights)
+            return run_encoder_layer(self._whole[1], x.contiguous().clone(), _scratch(x, encoder_padding_mask))
+
+    FusedEncoderLayer.__name__ = FusedEncoderLayer.__qualname__ = f"Fused{base.__name__}"
+    return FusedEncoderLayer
+
+
+class _Last(threading.local):
+    """What the last layer of this thread ran with."""
+
+    scratch: Scratch | None = None
+
+
+_last = _Last()
+
+
+def _scratch(x: Tensor, padding: Tensor | None) -> Scratch:
+    """The scratch of the last layer that ran, when this one has the same shapes and the very same padding."""
+    found = _last.scratch
+    if found is None or found.shape != tuple(x.shape) or found.padding is not padding:
+        found = _last.scratch = Scratch(x, padding)
+    return found
