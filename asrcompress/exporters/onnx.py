@@ -17,19 +17,18 @@ import numpy as np
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters import Exported, Folder, Subject
-from asrcompress.exporters.graphs.graph import IR_VERSION, OPSET, Graph
+from asrcompress.exporters.graphs.graph import IR_VERSION, OPSET, PRODUCTS, Graph
 from asrcompress.models.targets import SPECIALS
 
 DEFAULT_SUFFIX = "-onnx"
 # Family -> a module with graphs(subject) -> list[Graph], and compare(subject, run), which gives (expected, found) logits.
 MAPS = {
+    "kws_crnn": "asrcompress.exporters.graphs.kws",
     "s2t_transformer": "asrcompress.exporters.graphs.s2t",
     "asr_vggtransformer_encoder": "asrcompress.exporters.graphs.vgg",
     "wav2vec_ctc": "asrcompress.exporters.graphs.wav2vec",
     "hubert_ctc": "asrcompress.exporters.graphs.wav2vec",
 }
-# Kinds of node that multiply matrices.
-PRODUCTS = ("MatMulInteger", "MatMulNBits", "MatMul", "Conv", "GRU", "LSTM")
 INLINE_BYTES = 1 << 30  # protobuf holds 2 GB at most
 Run = Callable[[str, dict[str, Any]], dict[str, Any]]
 

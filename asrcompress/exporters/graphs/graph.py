@@ -6,7 +6,7 @@ exactly are stored as float16 and cast, which a runtime does once, when it loads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.integers.grid import Grid
 
 OPSET = 21  # the first with 4-bit integers, blocked DequantizeLinear and 16-bit QuantizeLinear
 IR_VERSION = 10  # of the file format, as old as OPSET allows
 CONTRIB = "com.microsoft"
+# Kinds of node that multiply matrices. They alone are named, after their module: names are bytes.
+PRODUCTS = ("MatMulInteger", "MatMulNBits", "MatMul", "Conv", "GRU")
 LARGEST = 2**63 - 1  # as the end of a Slice: up to the end
-FLOAT, FLOAT16, INT32, INT64, INT8, INT16, UINT8, BOOL = (
-    np.float32, np.float16, np.int32, np.int64, np.int8, np.int16, np.uint8, np.bool_
-)  # fmt: skip
+FLOAT, FLOAT16, INT64, INT8, INT16, UINT8 = np.float32, np.float16, np.int64, np.int8, np.int16, np.uint8
 
 
 class Graph:
@@ -38,6 +39,7 @@ class Graph:
         self.name, self.role = name, role
         self.grids = grids or {}
         self.nodes: list[Any] = []
+        self.prepared: list[Any] = []  # nodes that depend on constants alone, and so come first
         self.initializers: list[Any] = []
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
@@ -68,7 +70,12 @@ class Graph:
         name, counts = self._places[-1]
         ordinal = counts.get(kind, 0)
         counts[kind] = ordinal + 1
-        return self.grids[f"{name}:{kind}{ordinal or ''}"]
+        site = f"{name}:{kind}{ordinal or ''}"
+        if site not in self.grids:
+            raise AsrCompressError(
+                f"{site}: has no static grid; modules that compute in float among integers have no ONNX form here"
+            )
+        return self.grids[site]
 
     # ------------------------------------------------------------ values
 
@@ -97,10 +104,42 @@ class Graph:
         from onnx import helper
 
         self._number += 1
-        stem = f"{self._places[-1][0]}/{kind}_{self._number}".lstrip("/")
+        stem = f"{self._places[-1][0]}/{kind}_{self._number}".lstrip("/") if kind in PRODUCTS else ""
         results = [f"v{self._number}" if index == 0 else f"v{self._number}.{index}" for index in range(num_results)]
         self.nodes.append(helper.make_node(kind, list(inputs), results, name=stem, **attributes))
         return results
+
+    def prepare(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """A node that depends on constants alone: it comes before all others, once, so that loops may use it too."""
+        key = (kind, inputs, repr(sorted(attributes.items())))
+        if key not in self._known:
+            nodes, self.nodes = self.nodes, self.prepared
+            self._known[key] = self.op(kind, *inputs, **attributes)
+            self.nodes = nodes
+        return self._known[key]
+
+    def scan(self, write: Callable[[list[str], str], list[str]], states: list[str], sequence: str) -> list[str]:
+        """A loop over the first axis of `sequence`: `write(states, element)` gives the next states, which start as `states`.
+
+        Returns every state at every step, stacked: (time, ...) each.
+        """
+        from onnx import helper
+
+        nodes, self.nodes = self.nodes, []
+        self._number += 1
+        names = [f"s{self._number}.{index}" for index in range(len(states))]
+        element = f"e{self._number}"
+        found = write(names, element)
+        body, self.nodes = self.nodes, nodes
+        results = [f"r{self._number}.{index}" for index in range(2 * len(found))]
+        for value, name in zip(found * 2, results, strict=True):
+            body.append(helper.make_node("Identity", [value], [name]))
+
+        def untyped(values: list[str]) -> list[Any]:
+            return [helper.make_tensor_value_info(name, 1, None) for name in values]
+
+        block = helper.make_graph(body, f"body_{self._number}", untyped([*names, element]), untyped(results))
+        return self.ops("Scan", 2 * len(found), *states, sequence, body=block, num_scan_inputs=1)[len(found) :]
 
     def constant(self, values: Any, dtype: Any = FLOAT) -> str:
         """Few numbers, stored once however often they are asked for."""
@@ -124,10 +163,7 @@ class Graph:
             half = array.astype(FLOAT16)
         if array.size < 16 or not np.array_equal(half.astype(FLOAT), array):
             return self.constant(array)
-        key = ("cast", half.shape, half.tobytes())
-        if key not in self._known:
-            self._known[key] = self.op("Cast", self.constant(half, FLOAT16), to=1)
-        return self._known[key]
+        return self.prepare("Cast", self.constant(half, FLOAT16), to=1)
 
     def stored(self, key: Any, make: Any) -> str:
         """The value of `key`, made when it is asked for first. `make()` gives a value's name."""
@@ -190,12 +226,16 @@ class Graph:
         return value if grid is None else self.on_grid(value, grid)
 
     def on_grid(self, value: str, grid: Grid) -> str:
-        """Rounded to a grid's codes and back: the pair that runtimes take for integer arithmetic."""
-        dtype = INT8 if grid.num_bits <= 8 else INT16
-        scale, zero_point = self.constant(grid.scale), self.constant(grid.zero_point, dtype)
+        """Rounded to a grid's codes and back: the pair that runtimes take for integer arithmetic.
+
+        8-bit codes have 128 added, as uint8: what x86 processors multiply fastest, and what ONNX Runtime makes of int8 there.
+        """
+        is_small = grid.num_bits <= 8
+        zero_point = self.constant(grid.zero_point + 128, UINT8) if is_small else self.constant(grid.zero_point, INT16)
         if grid.num_bits not in (8, 16):
             low, high = (float((code - grid.zero_point) * grid.scale) for code in (grid.code_min, grid.code_max))
             value = self.op("Clip", value, self.constant(low), self.constant(high))
+        scale = self.constant(grid.scale)
         return self.op("DequantizeLinear", self.op("QuantizeLinear", value, scale, zero_point), scale, zero_point)
 
     # ------------------------------------------------------------ the file
@@ -206,7 +246,7 @@ class Graph:
 
         from asrcompress import __version__
 
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, self.initializers)
+        graph = helper.make_graph(self.prepared + self.nodes, self.name, self.inputs, self.outputs, self.initializers)
         opsets = [helper.make_opsetid("", OPSET)]
         if any(node.domain == CONTRIB for node in self.nodes):
             opsets.append(helper.make_opsetid(CONTRIB, 1))

@@ -22,6 +22,7 @@ from asrcompress.exporters.graphs.weights import (
     quantize_rows,
     weight_of,
 )
+from asrcompress.modules.recurrent import OPERAND_GRID
 
 
 def linear(graph: Graph, name: str, module: Any, x: str) -> str:
@@ -121,6 +122,8 @@ def attend(graph: Graph, q: str, k: str, v: str, activations: str, hidden: str |
     scores = graph.point(scores, "scores")
     if hidden is not None:
         scores = graph.op("Add", scores, hidden)
+    if graph.grids:
+        return graph.point(static_sum(graph, scores, v), "attended")
     weights = graph.op("Softmax", scores, axis=-1)
     if activations == "int8":
         v_codes, v_scale = quantize_rows(graph, v, unsigned=False)
@@ -129,6 +132,14 @@ def attend(graph: Graph, q: str, k: str, v: str, activations: str, hidden: str |
     else:
         out = graph.op("MatMul", weights, v)
     return graph.point(out, "attended")
+
+
+def static_sum(graph: Graph, scores: str, values: str) -> str:
+    """softmax(scores) @ values as integers/softmax.py has it: exponentials as codes whose largest is 127, divided once."""
+    largest = graph.op("ReduceMax", scores, graph.integers(-1), keepdims=1)
+    weights = graph.on_grid(graph.op("Exp", graph.op("Sub", scores, largest)), OPERAND_GRID)
+    total = graph.op("ReduceSum", weights, graph.integers(-1), keepdims=1)
+    return graph.op("Div", graph.op("MatMul", weights, values), total)
 
 
 def hidden_keys(graph: Graph, seen: str) -> str:

@@ -55,9 +55,11 @@ def product(graph: Graph, weight: FloatWeight, x: str, activations: str = "none"
     if activations == "int8":
         return integer_product(graph, weight, x)
     block = _nbits_block(weight)
-    if block and not graph.has(("codes", id(weight))):
+    if block and not graph.grids and not graph.has(("codes", id(weight))):
         return _nbits_product(graph, weight, x, block)
-    return graph.op("MatMul", x, graph.transpose(dequantized(graph, weight), 1, 0))
+    matrix = dequantized(graph, weight)
+    turned = graph.transpose(matrix, 1, 0) if graph.grids else graph.prepare("Transpose", matrix, perm=[1, 0])
+    return graph.op("MatMul", x, turned)
 
 
 def look_up(graph: Graph, weight: FloatWeight, index: str) -> str:
@@ -82,42 +84,50 @@ def look_up(graph: Graph, weight: FloatWeight, index: str) -> str:
 def dequantized(graph: Graph, weight: IntegerWeight) -> str:
     """The weight (rows, columns) in float, made of its codes by nodes that a runtime runs once, when it loads.
 
-    Not DequantizeLinear: ONNX Runtime, left to itself, turns that and a MatMul into a product of int8 activations.
+    On static grids it is DequantizeLinear, which runtimes take, with that of the other operand, for integer arithmetic.
+    Elsewhere it is not: ONNX Runtime, left to itself, turns that and a MatMul into a product of int8 activations.
     """
     (rows, columns), groups = weight.codes.shape, weight.scale.shape[1]
-    out = graph.op("Cast", _codes(graph, weight), to=FLOAT_TYPE)
+    codes = _codes(graph, weight)
+    if graph.grids and groups == 1:
+        tables = [graph.floats(weight.scale.expand(rows, 1)[:, 0])]
+        if weight.zero_point is not None:
+            tables.append(graph.constant(weight.zero_point.expand(rows, 1)[:, 0].numpy(), INT8))
+        return graph.op("DequantizeLinear", codes, *tables, axis=0)
+    out = graph.prepare("Cast", codes, to=FLOAT_TYPE)
     if groups > 1:
-        out = graph.reshape(out, rows, groups, columns // groups)
+        out = graph.prepare("Reshape", out, graph.integers(rows, groups, columns // groups))
     for kind, table in (("Sub", weight.zero_point), ("Mul", weight.scale)):
         if table is not None:
-            out = graph.op(kind, out, _numbers(graph, table.unsqueeze(-1) if groups > 1 else table))
-    return graph.reshape(out, rows, columns) if groups > 1 else out
+            out = graph.prepare(kind, out, _numbers(graph, table.unsqueeze(-1) if groups > 1 else table))
+    return graph.prepare("Reshape", out, graph.integers(rows, columns)) if groups > 1 else out
 
 
 def _numbers(graph: Graph, table: Tensor) -> str:
     """Scales, or zero points, which stay int8 in the file, as floats."""
     if table.dtype.is_floating_point:
         return graph.floats(table)
-    return graph.op("Cast", graph.constant(table.contiguous().numpy(), INT8), to=FLOAT_TYPE)
+    return graph.prepare("Cast", graph.constant(table.contiguous().numpy(), INT8), to=FLOAT_TYPE)
 
 
 def _codes(graph: Graph, weight: IntegerWeight) -> str:
     """The codes (rows, columns) as int8, stored once for all that use them."""
     name = graph.stored(("codes", id(weight)), lambda: graph.codes(weight.codes, weight.num_bits))
-    return name if weight.num_bits > 4 else graph.op("Cast", name, to=INT8_TYPE)
+    return name if weight.num_bits > 4 else graph.prepare("Cast", name, to=INT8_TYPE)
 
 
 def integer_product(graph: Graph, weight: IntegerWeight, x: str) -> str:
     """x (..., columns) -> (..., rows), multiplied on integers, with a scale for each row of x."""
     codes, token_scale = quantize_rows(graph, x)
-    matrix = graph.transpose(_codes(graph, weight), 1, 0)
+    matrix = graph.prepare("Transpose", _codes(graph, weight), perm=[1, 0])
     (rows, columns), groups = weight.codes.shape, weight.scale.shape[1]
     size, parts = columns // groups, []
     for group in range(groups):
         left, right, zero_point = codes, matrix, ""
         if groups > 1:
             left = graph.slice(codes, group * size, (group + 1) * size, -1)
-            right = graph.slice(matrix, group * size, (group + 1) * size, 0)
+            span = graph.integers(group * size), graph.integers((group + 1) * size), graph.integers(0)
+            right = graph.prepare("Slice", matrix, *span)
         if weight.zero_point is not None:
             zero_point = graph.constant(weight.zero_point.expand(rows, groups)[:, group].numpy(), INT8)
         sums = integer_matmul(graph, left, right, zero_point)
