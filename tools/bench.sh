@@ -32,8 +32,8 @@ keywords() {
     [ ${#artifacts[@]} -eq 0 ] || return 0
     for bits in 8 2; do
         artifacts+=("$scratch/happy.int$bits.safetensors")
-        .venv/bin/asrcompress quantize "$data/kws/crnn_happy.pt" --bits $bits --level integer-only --calibrate "$data/kws/manifest.tsv" \
-            --split val --force -o "${artifacts[-1]}" >/dev/null
+        .venv/bin/asrcompress quantize "$data/kws/crnn_happy.pt" --bits $bits --level integer-only \
+            --calibrate "$data/kws/manifest.tsv" --force -o "${artifacts[-1]}" >/dev/null
     done
 }
 mkdir -p docs/benchmarks "$scratch"
