@@ -20,6 +20,7 @@ from asrcompress.models.crnn_stream import AtOnce
 from asrcompress.ops.export import WrittenExport, export
 from asrcompress.ops.load import load_model
 from asrcompress.ops.quantize import Calibrate, QuantizeConfig, quantize
+from tests.fixtures.conformer import make_s2t_conformer
 
 TINY = {
     "asr_vggtransformer_encoder": "tiny_vgg_encoder",
@@ -120,10 +121,32 @@ def test_a_keyword_model_on_static_grids_is_quantized_and_dequantized_at_each(
     assert ops.count("QuantizeLinear") >= 12 and "MatMulInteger" not in ops
 
 
-def test_a_family_without_graphs_is_one_line(tiny_s2t_conformer: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.delitem(exporter.MAPS, "s2t_conformer", raising=False)
-    with pytest.raises(AsrCompressError, match="checkpoint_best.pt: is a s2t_conformer, which has no ONNX graphs yet"):
-        export(tiny_s2t_conformer, "onnx", output=tmp_path / "out-onnx")
+CONFORMERS = {
+    "relative": {"attn_type": "espnet", "pos_enc_type": "rel_pos"},
+    "rotary": {"attn_type": "espnet", "pos_enc_type": "rope"},
+    "absolute": {"attn_type": "espnet", "pos_enc_type": "abs"},
+    "fairseq": {"pos_enc_type": "abs"},
+    "2d": {"attn_type": "espnet", "pos_enc_type": "rope", "conv_version": "convtransformer", "conv_out_channels": 4},
+}
+
+
+@pytest.mark.parametrize("positions", list(CONFORMERS))
+def test_conformers_with_every_kind_of_positions(positions: str, tmp_path: Path) -> None:
+    checkpoint = make_s2t_conformer(tmp_path, **CONFORMERS[positions])
+    for kind in ("int8", "integers") if positions == "relative" else ("integers",):
+        (tmp_path / kind).mkdir()
+        check = exported(checkpoint, tmp_path / kind, KINDS[kind]).record["export"]["check"]
+        assert check["max_logit_difference"] < (0.03 if kind == "integers" else 1e-5) * check["max_logit"]
+
+
+def test_a_family_without_graphs_is_one_line(
+    keyword_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(exporter.MAPS, "kws_crnn")
+    with pytest.raises(
+        AsrCompressError, match=r"crnn.pt: is a kws_crnn, which has no ONNX graphs yet; these have: s2t_transformer, "
+    ):
+        export(keyword_checkpoint, "onnx", output=tmp_path / "out-onnx")
     assert not list(tmp_path.iterdir())
 
 

@@ -108,23 +108,36 @@ def heads(graph: Graph, x: str, count: int, width: int) -> str:
     return graph.transpose(graph.reshape(x, 0, 0, count, width), 0, 2, 1, 3)
 
 
-def attend(graph: Graph, q: str, k: str, v: str, activations: str, hidden: str | None) -> str:
-    """softmax(q k^T, masked) v, as modules/attend.py: q, k, v (batch, heads, time, width), q scaled already.
+def batch_norm(graph: Graph, name: str, module: Any, x: str) -> str:
+    """With running statistics: x (batch, channels, time)."""
+    with graph.at(name):
+        norm = getattr(module, "float_norm", module)
+        tables = [graph.floats(table) for table in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
+        out = graph.op("BatchNormalization", graph.point(x, "x"), *tables, epsilon=float(norm.eps))
+        return graph.point(out, "out")
+
+
+def scores(graph: Graph, q: str, k: str, activations: str) -> str:
+    """q k^T: (batch, heads, queries, width) x (batch or 1, heads, keys, width) -> (batch, heads, queries, keys)."""
+    if activations == "none" or graph.grids:
+        return graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2))
+    (q_codes, q_scale), (k_codes, k_scale) = quantize_rows(graph, q), quantize_rows(graph, k, unsigned=False)
+    sums = integer_matmul(graph, q_codes, graph.transpose(k_codes, 0, 1, 3, 2))
+    return graph.op("Mul", graph.op("Mul", sums, q_scale), graph.transpose(k_scale, 0, 1, 3, 2))
+
+
+def attend(graph: Graph, q: str, k: str, v: str, activations: str, hidden: str | None, extra: str | None = None) -> str:
+    """softmax(q k^T + extra, masked) v, as modules/attend.py: q, k, v (batch, heads, time, width), q scaled already.
 
     hidden: floats that are added to the scores and broadcast over (batch, heads, queries, keys): 0, or -inf where left out.
     """
-    if activations == "int8":
-        (q_codes, q_scale), (k_codes, k_scale) = quantize_rows(graph, q), quantize_rows(graph, k, unsigned=False)
-        sums = integer_matmul(graph, q_codes, graph.transpose(k_codes, 0, 1, 3, 2))
-        scores = graph.op("Mul", graph.op("Mul", sums, q_scale), graph.transpose(k_scale, 0, 1, 3, 2))
-    else:
-        scores = graph.op("MatMul", q, graph.transpose(k, 0, 1, 3, 2))
-    scores = graph.point(scores, "scores")
+    found = scores(graph, q, k, activations)
+    found = graph.point(found if extra is None else graph.op("Add", found, extra), "scores")
     if hidden is not None:
-        scores = graph.op("Add", scores, hidden)
+        found = graph.op("Add", found, hidden)
     if graph.grids:
-        return graph.point(static_sum(graph, scores, v), "attended")
-    weights = graph.op("Softmax", scores, axis=-1)
+        return graph.point(static_sum(graph, found, v), "attended")
+    weights = graph.op("Softmax", found, axis=-1)
     if activations == "int8":
         v_codes, v_scale = quantize_rows(graph, v, unsigned=False)
         w_codes, w_scale = quantize_rows(graph, graph.op("Mul", weights, graph.transpose(v_scale, 0, 1, 3, 2)))

@@ -13,7 +13,7 @@ import torch
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters import Subject
-from asrcompress.exporters.graphs import layers, transformer
+from asrcompress.exporters.graphs import conformer, layers, transformer
 from asrcompress.exporters.graphs.convolution import convolution, frames_out
 from asrcompress.exporters.graphs.graph import FLOAT, INT64, Graph
 from asrcompress.integers.grid import Grid
@@ -75,16 +75,9 @@ def encoder(model: Any, num_bins: int, grids: Grids) -> Graph:
     with graph.at(""):
         features = graph.point(features, "input")
     x, lengths = subsample(graph, part.subsample, features, lengths)
-    with graph.at("encoder"):
-        seen = layers.seen_frames(graph, lengths, graph.shape(x, 1))
-        x = transformer.scaled(graph, x, part.embed_scale)
-        placed = transformer.positions(graph, "encoder.embed_positions", part.embed_positions, graph.shape(x, 1), None)
-        x = graph.point(graph.op("Add", x, layers.hide(graph, placed, layers.as_floats(graph, seen), 1, 3)), "add")
-    hidden = layers.hidden_keys(graph, seen)
-    for index, layer in enumerate(part.transformer_layers):
-        x = transformer.encoder_layer(graph, f"encoder.transformer_layers.{index}", layer, x, hidden)
-    if part.layer_norm is not None:
-        x = layers.layer_norm(graph, "encoder.layer_norm", part.layer_norm, x)
+    seen = layers.seen_frames(graph, lengths, graph.shape(x, 1))
+    encode = conformer_encoder if hasattr(part, "conformer_layers") else transformer_encoder
+    x = encode(graph, part, x, seen)
     dim = model.decoder.embed_dim
     graph.output("encoder_out", x, FLOAT, ["batch", "time", dim])
     graph.output("encoder_lengths", lengths, INT64, ["batch"])
@@ -95,6 +88,40 @@ def encoder(model: Any, num_bins: int, grids: Grids) -> Graph:
         for kind, value in zip(("key", "value"), found, strict=True):
             graph.output(f"cross_{kind}_{index}", value, FLOAT, shape)
     return graph
+
+
+def transformer_encoder(graph: Graph, part: Any, x: str, seen: str) -> str:
+    """What S2TTransformerEncoder does behind subsampling."""
+    x = placed(graph, part, x, seen)
+    hidden = layers.hidden_keys(graph, seen)
+    for index, layer in enumerate(part.transformer_layers):
+        x = transformer.encoder_layer(graph, f"encoder.transformer_layers.{index}", layer, x, hidden)
+    return x if part.layer_norm is None else layers.layer_norm(graph, "encoder.layer_norm", part.layer_norm, x)
+
+
+def conformer_encoder(graph: Graph, part: Any, x: str, seen: str) -> str:
+    """What S2TConformerEncoder does behind subsampling."""
+    relative = None
+    if part.pos_enc_type == "rel_pos":
+        dim = part.linear.in_features
+        x, relative = transformer.scaled(graph, x, part.embed_scale), conformer.distances(graph, dim, graph.shape(x, 1))
+    elif part.embed_positions is None:
+        x = transformer.scaled(graph, x, part.embed_scale)
+    else:
+        x = placed(graph, part, x, seen)
+    x = layers.linear(graph, "encoder.linear", part.linear, x)
+    hidden, shown = layers.hidden_keys(graph, seen), layers.as_floats(graph, seen)
+    for index, layer in enumerate(part.conformer_layers):
+        x = conformer.encoder_layer(graph, f"encoder.conformer_layers.{index}", layer, x, hidden, shown, relative)
+    return x
+
+
+def placed(graph: Graph, part: Any, x: str, seen: str) -> str:
+    """Scaled, with absolute positions added to what is not padding."""
+    with graph.at("encoder"):
+        x = transformer.scaled(graph, x, part.embed_scale)
+        rows = transformer.positions(graph, "encoder.embed_positions", part.embed_positions, graph.shape(x, 1), None)
+        return graph.point(graph.op("Add", x, layers.hide(graph, rows, layers.as_floats(graph, seen), 1, 3)), "add")
 
 
 def decoder(model: Any, grids: Grids) -> Graph:
@@ -123,8 +150,8 @@ def decoder(model: Any, grids: Grids) -> Graph:
             graph, layers.embedding(graph, "decoder.embed_tokens", part.embed_tokens, tokens), part.embed_scale
         )
         if part.embed_positions is not None:
-            placed = transformer.positions(graph, "decoder.embed_positions", part.embed_positions, new, past)
-            x = graph.point(graph.op("Add", x, placed), "add")
+            rows = transformer.positions(graph, "decoder.embed_positions", part.embed_positions, new, past)
+            x = graph.point(graph.op("Add", x, rows), "add")
     if part.layernorm_embedding is not None:
         x = layers.layer_norm(graph, "decoder.layernorm_embedding", part.layernorm_embedding, x)
     seen = layers.seen_frames(graph, lengths, graph.shape(caches["cross_key_0"], 2))
@@ -146,9 +173,9 @@ def decoder(model: Any, grids: Grids) -> Graph:
 
 
 def subsample(graph: Graph, module: Any, features: str, lengths: str) -> tuple[str, str]:
-    """Fairseq's Conv1dSubsampler: (batch, frames, bins) -> (batch, time, dim) and the lengths that are left."""
+    """Fairseq's Conv1dSubsampler or Conv2dSubsampler: (batch, frames, bins) -> (batch, time, dim) and the lengths left."""
     if not hasattr(module, "conv_layers"):
-        raise AsrCompressError(f"a {type(module).__name__} has no ONNX form here; 1-dimensional subsampling has")
+        return _subsample_2d(graph, module, features, lengths)
     x = graph.transpose(features, 0, 2, 1)
     with graph.at("encoder.subsample"):
         for index, conv in enumerate(module.conv_layers):
@@ -157,3 +184,20 @@ def subsample(graph: Graph, module: Any, features: str, lengths: str) -> tuple[s
             x = layers.glu(graph, convolution(graph, f"encoder.subsample.conv_layers.{index}", conv, x), 1)
             lengths = frames_out(graph, lengths, conv.kernel_size[0], conv.stride[0], conv.kernel_size[0] // 2)
     return graph.transpose(x, 0, 2, 1), lengths
+
+
+def _subsample_2d(graph: Graph, module: Any, features: str, lengths: str) -> tuple[str, str]:
+    """Convolutions over time and bins, with activations between, and a projection."""
+    x = graph.op("Unsqueeze", features, graph.integers(1))
+    frames = lengths
+    for index, layer in enumerate(module.conv):
+        name = f"encoder.subsample.conv.{index}"
+        if not hasattr(layer, "kernel_size"):
+            x = layers.module_activation(graph, name, layer, x)
+            continue
+        seen = layers.as_floats(graph, layers.seen_frames(graph, frames, graph.shape(x, 2)))
+        x = convolution(graph, name, layer, layers.hide(graph, x, seen, 2, 4))
+        frames = frames_out(graph, frames, layer.kernel_size[0], layer.stride[0], layer.kernel_size[0] // 2)
+    x = graph.transpose(x, 0, 2, 1, 3)
+    x = graph.op("Reshape", x, graph.op("Concat", graph.op("Shape", x, start=0, end=2), graph.integers(-1), axis=0))
+    return layers.linear(graph, "encoder.subsample.out", module.out, x), frames
