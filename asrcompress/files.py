@@ -5,10 +5,8 @@ Does not know what the files mean; artifact.py and sidecar.py do.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +17,8 @@ from asrcompress.errors import AsrCompressError
 
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
+    import hashlib
+
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -93,7 +93,7 @@ def _probe(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     """A name of its own beside `path`, short whatever the length of that."""
-    return path.with_name(f".{secrets.token_hex(8)}.part")
+    return path.with_name(f".{os.urandom(8).hex()}.part")
 
 
 def _remove(temporary: Path) -> None:

@@ -13,7 +13,6 @@ Prints nothing and knows no formats; report/ does. Standard library only.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -239,6 +238,8 @@ def _measured(name: str, model: MeasuredModel, noun: str) -> Measurement:
     way_out = f"give the sidecar of `asrcompress {_command(name)}` as well"
     if name in model.unmeasured:
         raise NotMeasured(f"{noun}: {name} was not measured (null in {paths}); {way_out}")
+    import difflib
+
     near = difflib.get_close_matches(name, model.metrics, 1)
     if _command(name) in {sidecar.kind for sidecar in model.sidecars}:  # that sidecar would not help: it is here
         way_out = f"measured are {', '.join(sorted(model.metrics))}"

@@ -8,14 +8,11 @@ Does not compare models; gate.py does. Standard library only.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import math
 import os
-import platform
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +44,8 @@ def sidecar_path(model: str | Path, kind: str) -> Path:
 
 def describe_environment(*, device: str, num_threads: int) -> dict[str, Any]:
     """Versions and machine type, without host or user names. Does not import what it names."""
+    import platform
+
     return {
         "python": platform.python_version(),
         "torch": _version("torch"),
@@ -66,6 +65,8 @@ def created_at() -> str:
     Raises:
         AsrCompressError: SOURCE_DATE_EPOCH is not a number of seconds, or none that a date has.
     """
+    from datetime import UTC, datetime
+
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     try:
         if given and not re.fullmatch(r"[0-9]+", given):
@@ -79,6 +80,8 @@ def created_at() -> str:
 
 
 def _version(distribution: str) -> str | None:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

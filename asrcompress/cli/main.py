@@ -2,73 +2,40 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-import asrcompress
-from asrcompress.cli.analyze import analyze
-from asrcompress.cli.distill import distill
-from asrcompress.cli.evaluate import evaluate
-from asrcompress.cli.export import export
-from asrcompress.cli.output import emit, say
-from asrcompress.cli.quantize import quantize
-from asrcompress.cli.report import report
-from asrcompress.cli.sensitivity import sensitivity
-from asrcompress.cli.sparsify import sparsify
+from asrcompress.cli.output import say
 from asrcompress.errors import EXIT_BROKEN_PIPE, EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, AsrCompressError
 
-app = typer.Typer(
-    name="asrcompress",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
-app.command()(analyze)
-app.command()(quantize)
-app.command()(sparsify)
-app.command()(distill)
-app.command("eval")(evaluate)
-app.command()(sensitivity)
-app.command()(report)
-app.command()(export)
+COMPLETION = "_ASRCOMPRESS_COMPLETE"  # set by a shell that asks typer what may come next
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+    app: Typer
 
 
-def _version(value: bool) -> None:
-    if value:
-        emit(f"asrcompress {asrcompress.__version__}")
-        raise typer.Exit
+def __getattr__(name: str) -> Any:
+    """`app`, with all its commands, for whoever asks for it; a run needs one of them."""
+    if name != "app":
+        raise AttributeError(name)
+    from asrcompress.cli.commands import build
 
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Compress trained speech-recognition checkpoints. What is on disk is what is measured.
-
-    \b
-    Commands chain through files; each prints the path of what it wrote:
-      asrcompress quantize model.pt --bits 8 --activations int8 -o model.int8.safetensors |
-        asrcompress eval --data test.tsv | asrcompress report --require 'wer<=0.05'
-
-    SOURCE_DATE_EPOCH, where it is set, is the time that sidecars carry: the same run then gives the same bytes.
-    """
-    from asrcompress.sidecar import created_at
-
-    created_at()  # a wrong SOURCE_DATE_EPOCH is an error before the work and not behind it
+    return build()
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 gate failed, 2 the user can fix it, 3 a bug, 130 Ctrl-C, 141 broken pipe."""
     # Like Ctrl-C, a termination unwinds the stack, so that temporary files are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # At its end Python looks for cycles among all that torch ever made, which takes a fifth of a second and frees nothing.
+    atexit.register(gc.freeze)
     try:
         code = _run()
     except AsrCompressError as error:
@@ -85,21 +52,52 @@ def main() -> None:
 
 
 def _run() -> int:
-    """Run the command. Typer turns Ctrl-C into 130, as here, but exits 1 on a broken pipe and wraps stdout then."""
+    """Run the command; Ctrl-C gives 130 and a broken pipe 141, whoever meets it."""
     try:
-        code = app(standalone_mode=False) or EXIT_OK
+        code = _call()
         sys.stdout.flush()
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _drop_stdout()
         return EXIT_BROKEN_PIPE
     except SystemExit as error:
+        # On a broken pipe typer exits with 1, and has wrapped stdout.
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":
             _drop_stdout()
             return EXIT_BROKEN_PIPE
         raise error
-    return int(code)
+    return code
+
+
+def _call() -> int:
+    """`report` at once where its arguments are plain; everything else through typer, which takes longer to load than report runs."""
+    first, *rest = sys.argv[1:] or [""]
+    if first == "report" and COMPLETION not in os.environ:
+        from asrcompress.cli.plain_arguments import read_report
+
+        options = read_report(rest)
+        if options is not None:
+            return _report(options)
+    import typer
+
+    from asrcompress.cli.commands import COMMANDS, build
+
+    is_plain = first in (*COMMANDS, "", "--help", "-h", "--version") and COMPLETION not in os.environ
+    try:
+        return int(build(first if is_plain else None)(standalone_mode=False) or EXIT_OK)
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+
+
+def _report(options: dict[str, Any]) -> int:
+    from asrcompress.cli.report_command import run_report
+
+    if "SOURCE_DATE_EPOCH" in os.environ:  # a wrong one is an error of every command
+        from asrcompress.sidecar import created_at
+
+        created_at()
+    return run_report(**options)
 
 
 def _drop_stdout() -> None:

@@ -104,6 +104,11 @@ class Counter(TorchDispatchMode):
         self.macs: dict[tuple[str, str, tuple[str, ...]], int] = {}
         self.error: AsrCompressError | None = None
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch imports its compiler, a second of work, to keep it out of a mode; there is none while counting, see `nothing_hidden`."""
+        return False
+
     def count(self, run: Callable[[], Any]) -> None:
         """Call `run` once under this counter, within `stack.watching`."""
         try:

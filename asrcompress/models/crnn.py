@@ -144,7 +144,10 @@ class CRNN(nn.Module):
                 stride=stride,
             )
         _check_fit(tensors, model.state_dict(), f"{num_mels} mel bins and stride {tuple(stride)}")
-        model.to_empty(device="cpu").load_state_dict(dict(tensors), strict=True)
+        # Not to_empty, for which torch loads sympy: half a second.
+        model.load_state_dict(
+            {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True
+        )
         return model.eval()
 
 

@@ -155,7 +155,7 @@ def test_what_another_rank_says_is_not_said_again(
     def fail(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr("asrcompress.cli.main.app", fail)
+    monkeypatch.setattr("asrcompress.cli.main._call", fail)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as caught:
         main()
