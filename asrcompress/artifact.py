@@ -15,7 +15,8 @@ With `compact` in its recipe the same tensors and JSON are one coded tensor, `fo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asrcompress.ahead import AHEAD_BYTES, in_order
 from asrcompress.artifact_file import DAMAGE, FORMAT, JSON_NAME, METADATA, damaged, dump_record, file_parts, read_bytes
 from asrcompress.compact import file as compact
-from asrcompress.entropy import ZSTD, CodingSpool, Plain, encode_text
+from asrcompress.entropy import ZSTD, Plain, encode_text, encoded
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write, require_absent
 from asrcompress.grids import FP16_LARGEST, FP16_SMALLEST_NORMAL, QuantizedWeight
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.grid_tree import from_tree, to_tree
-from asrcompress.mapped import release
+from asrcompress.mapped import Made, Outlined, outlines, release
 from asrcompress.sparse import SparseWeight
 from asrcompress.stored_weight import PARTS, read_weight, weight_entry, weight_tensors
-from asrcompress.tensor_file import TensorSpool, spool
+from asrcompress.tensor_file import spool
+
+Parts = dict[str, tuple[Tensor, Plain | None]]  # tensors by name, and what they were where they are coded
+BYTES_AT_WORK = 4  # an element of a weight that is read
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class ArtifactContent:
     config: dict[str, Any]
     vocabulary: list[str] | None
     recipe: dict[str, Any]
-    parent: dict[str, Any]
+    parent: Mapping[str, Any]
     quantized: Mapping[str, QuantizedWeight]
     floats: Mapping[str, Tensor]
     tied: dict[str, str] = field(default_factory=dict)
@@ -72,8 +77,8 @@ def save_artifact(
 ) -> dict[str, dict[str, Any]]:
     """Write the artifact, whole or not at all. The same content gives the same bytes.
 
-    Weights and floats are asked for once, one at a time, and let go. `check_size` is given the file's size in bytes before
-    anything has its name, and may raise.
+    Weights and floats are asked for once and in order, in other threads and several at a time where they are small, and let
+    go. `check_size` is given the file's size in bytes before anything has its name, and may raise.
 
     Returns:
         What the file's JSON says about each weight.
@@ -86,19 +91,19 @@ def save_artifact(
     if content.recipe.get("compact"):
         return _save_compact(path, content, force=force, check_size=check_size)
     entries: dict[str, dict[str, Any]] = {}
+    coded: dict[str, Plain] = {}
     is_coded = content.recipe.get("entropy_coding") == ZSTD
     with spool(path) as tensors:
-        coding = CodingSpool(tensors)
-        into = coding if is_coded else tensors
-        for weights in (content.quantized, content.sparse):
-            for name in weights:
-                entries[name] = _spool_weight(into, name, weights[name])
-        for name in content.floats:
-            _require_free(path, name, entries)
-            tensor = content.floats[name].detach()
-            into.add(name, narrow_float(tensor))
-            release(tensor)
-        text = record_text(content, entries, coding.coded)
+        for name, (parts, entry) in _stored(content, is_coded=is_coded):
+            if entry is None:
+                _require_free(path, name, entries)
+            else:
+                entries[name] = entry
+            for part, (tensor, plain) in parts.items():
+                tensors.add(part, tensor)
+                if plain is not None:
+                    coded[part] = plain
+        text = record_text(content, entries, coded)
         tensors.add(
             JSON_NAME, encode_text(text) if is_coded else torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         )
@@ -143,13 +148,40 @@ def _require_free(path: Path, name: str, entries: Mapping[str, Any]) -> None:
         )
 
 
-def _spool_weight(
-    tensors: TensorSpool | CodingSpool, name: str, weight: QuantizedWeight | SparseWeight
-) -> dict[str, Any]:
-    """Spool what is stored of a weight; returns its entry."""
-    for part, tensor in weight_tensors(name, weight).items():
-        tensors.add(part, tensor)
-    return weight_entry(weight)
+def _stored(content: ArtifactContent, *, is_coded: bool) -> Iterator[tuple[str, tuple[Parts, dict[str, Any] | None]]]:
+    """(name, (the tensors that are stored of it, its entry; None of a float)): weights, then floats. The next ones are made
+    while one is written."""
+    groups: tuple[Mapping[str, Any], ...] = (content.quantized, content.sparse, content.floats)
+    sizes = [_num_elements(group) for group in groups]
+
+    def make(key: tuple[int, str]) -> tuple[Parts, dict[str, Any] | None]:
+        place, name = key
+        found = groups[place][name]
+        is_float = isinstance(found, Tensor)
+        tensors = {name: narrow_float(found.detach())} if is_float else weight_tensors(name, found)
+        parts = {part: encoded(part, tensor) if is_coded else (tensor, None) for part, tensor in tensors.items()}
+        return parts, None if is_float else weight_entry(found)
+
+    keys = [(place, name) for place, group in enumerate(groups) for name in group]
+    for (_, name), made in in_order(keys, make, lambda key: BYTES_AT_WORK * sizes[key[0]](key[1])):
+        yield name, made
+        if made[1] is None:  # a float may be mapped from a file
+            release(made[0][name][0])
+
+
+def _num_elements(values: Mapping[str, Any]) -> Callable[[str], int]:
+    """How many elements a weight or float has, before it is made; what is not known counts as too much to have two of."""
+    if isinstance(values, Made) and values.num_elements:
+        return values.num_elements
+    known = None if isinstance(values, Made) and not isinstance(values, Outlined) else outlines(values)
+
+    def count(name: str) -> int:
+        if known is None:
+            return AHEAD_BYTES
+        weight = known[name]
+        return weight.numel() if isinstance(weight, Tensor) else math.prod(weight.shape)
+
+    return count
 
 
 def record_text(
@@ -171,7 +203,7 @@ def record_text(
         "config": content.config,
         "vocabulary": content.vocabulary,
         "recipe": content.recipe,
-        "parent": content.parent,
+        "parent": dict(content.parent),
         "weights": entries,
         "tied": content.tied,
     }

@@ -16,7 +16,7 @@ import zstandard
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.tensor_file import DTYPE_OF, TYPE_OF, WIDTHS, TensorSpool, compact_json
+from asrcompress.tensor_file import DTYPE_OF, TYPE_OF, WIDTHS, compact_json
 
 ZSTD = "zstd"
 MAGIC = zstandard.FRAME_HEADER  # what every frame begins with, and no JSON does
@@ -103,19 +103,9 @@ def decode_text(name: str, stored: Tensor) -> bytes:
     return decode_bytes(name, data) if data[: len(MAGIC)] == MAGIC else data
 
 
-class CodingSpool:
-    """Takes tensors for a spool and codes those that get smaller; `coded` says which, and what they were."""
-
-    def __init__(self, spool: TensorSpool) -> None:
-        self._spool = spool
-        self.coded: dict[str, Plain] = {}
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """As TensorSpool.add."""
-        found = encode(name, tensor)
-        if found is not None:
-            tensor, self.coded[name] = found
-        self._spool.add(name, tensor)
+def encoded(name: str, tensor: Tensor) -> tuple[Tensor, Plain | None]:
+    """What is stored of a tensor, a frame where that is smaller, and then what the tensor was."""
+    return encode(name, tensor) or (tensor, None)
 
 
 def read_coded(coded: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

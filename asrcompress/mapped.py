@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -17,6 +18,8 @@ from torch import Tensor
 
 Value = TypeVar("Value")
 MAPS = "/proc/self/maps"
+MAP_FILES = "/proc/self/map_files"  # has each mapping of a file under its addresses
+_last_found: list[tuple[int, int] | None] = [None]
 DONTNEED = 4  # MADV_DONTNEED of linux/mman.h
 
 
@@ -29,12 +32,20 @@ def release(tensor: Tensor) -> None:
     if tensor.device.type != "cpu" or not storage.nbytes() or not sys.platform.startswith("linux"):
         return
     begin, size = storage.data_ptr(), storage.nbytes()
-    found = _file_mapping(begin)
+    found = _known_mapping(begin) or _file_mapping(begin)
     if found is None or begin + size > found[1]:
         return
     first = begin - begin % mmap.PAGESIZE
     last = min(-(-(begin + size) // mmap.PAGESIZE) * mmap.PAGESIZE, found[1])
     _madvise()(ctypes.c_void_p(first), ctypes.c_size_t(last - first), ctypes.c_int(DONTNEED))
+
+
+def _known_mapping(address: int) -> tuple[int, int] | None:
+    """As `_file_mapping`, where it is the one that was found last and is still there: the list of all is long."""
+    found = _last_found[0]
+    if found is None or not found[0] <= address < found[1]:
+        return None
+    return found if os.path.lexists(f"{MAP_FILES}/{found[0]:x}-{found[1]:x}") else None
 
 
 def _file_mapping(address: int) -> tuple[int, int] | None:
@@ -45,7 +56,9 @@ def _file_mapping(address: int) -> tuple[int, int] | None:
                 span, _, _, _, inode, *_ = line.split(maxsplit=5)
                 begin, end = (int(edge, 16) for edge in span.split("-"))
                 if begin <= address < end:
-                    return (begin, end) if inode != "0" else None
+                    found = (begin, end) if inode != "0" else None
+                    _last_found[0] = found
+                    return found
     except (OSError, ValueError):
         return None
     return None
@@ -58,11 +71,17 @@ def _madvise() -> Callable[..., int]:
 
 
 class Made(Mapping[str, Value]):
-    """A mapping whose values are made each time that one is asked for, and not kept."""
+    """A mapping whose values are made each time that one is asked for, and not kept.
 
-    def __init__(self, names: Iterable[str], make: Callable[[str], Value]) -> None:
+    num_elements: how many each has, where that is known beforehand.
+    """
+
+    def __init__(
+        self, names: Iterable[str], make: Callable[[str], Value], num_elements: Callable[[str], int] | None = None
+    ) -> None:
         self._names = dict.fromkeys(names)
         self._make = make
+        self.num_elements = num_elements
 
     def __getitem__(self, name: str) -> Value:
         if name not in self._names:

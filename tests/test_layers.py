@@ -11,7 +11,7 @@ PACKAGE = Path(asrcompress.__file__).parent
 # A part may import from parts of a lower level, and from its own level where listed in SAME.
 LEVELS = {
     "errors": 0, "kernels": 1,
-    "files": 1, "integers": 1, "grids": 1, "packing": 1, "gather": 1, "patterns": 1, "sidecar": 1, "gate": 1,
+    "files": 1, "file_hash": 1, "integers": 1, "grids": 1, "packing": 1, "gather": 1, "ahead": 1, "patterns": 1, "sidecar": 1, "gate": 1,
     "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
     "artifact_file": 2, "artifact_size": 2, "mapped_artifact": 2, "stored_weight": 2, "sparse": 1, "entropy": 1, "mapped": 1, "tensor_file": 1,
     "compact": 2, "training": 2, "exporters": 3, "ops": 4,
@@ -21,6 +21,7 @@ SAME = {
     ("sidecar", "files"),
     ("gate", "sidecar"),
     ("gate", "files"),
+    ("file_hash", "files"),
     ("models", "checkpoints"),
     ("patterns", "packing"),
     ("patterns", "gather"),
@@ -138,5 +139,8 @@ def test_nothing_is_pickled_or_loaded_with_trust_by_default() -> None:
                 calls.append(f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}")
     # Fairseq's format is a pickle: torch.save of tensors and plain containers, which its tests read with weights_only.
     assert [call.partition(": ")[::2] for call in calls] == [
-        ("exporters/fairseq.py", 'torch.save(state, files.path(main, "Fairseq\'s checkpoint, weights dequantized to float32"))')
+        (
+            "exporters/fairseq.py",
+            'torch.save(state, files.path(main, "Fairseq\'s checkpoint, weights dequantized to float32"))',
+        )
     ]

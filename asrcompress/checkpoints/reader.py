@@ -14,7 +14,7 @@ from asrcompress.checkpoints.safetensors_file import looks_like_safetensors, rea
 from asrcompress.checkpoints.torch_zip import TorchZip, open_torch_zip
 from asrcompress.checkpoints.torchscript import read_torchscript
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import sha256_file
+from asrcompress.file_hash import FileHash
 
 HEAD_SIZE = 512
 _ZIP, _PICKLE, _SAFETENSORS = "zip", "pickle", "safetensors"
@@ -37,8 +37,8 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     try:
         kind = _sniff(path)
         size_bytes = path.stat().st_size
+        hashed = FileHash(path)
         contents = _read(path, kind, size_bytes, trust=trust)
-        sha256 = sha256_file(path)
     except AsrCompressError:
         raise
     except Exception as error:  # a hostile file can make torch, zipfile and pickle raise anything
@@ -51,7 +51,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
         arch=contents.arch,
         symbols=contents.symbols,
         size_bytes=size_bytes,
-        sha256=sha256,
+        hashed=hashed,
         ledger=contents.ledger,
     )
 

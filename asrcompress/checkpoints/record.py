@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from asrcompress.file_hash import FileHash
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -26,7 +28,7 @@ class Checkpoint:
         arch: for Fairseq the architecture's name, else None.
         symbols: symbols, without the four special ones, of the dictionary in the task's state; None without one.
         size_bytes: the file's size.
-        sha256: of the file.
+        hashed: the file's sha256, which may still be on its way; `sha256` waits for it.
         ledger: bytes of the file by what they hold: "model", "optimizer", "other" (tensors of
             neither) and "container" (names, headers, padding). They sum to `size_bytes`.
     """
@@ -38,8 +40,13 @@ class Checkpoint:
     arch: str | None
     symbols: list[str] | None
     size_bytes: int
-    sha256: str
+    hashed: FileHash
     ledger: dict[str, int]
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, hex."""
+        return self.hashed.sha256
 
     @property
     def model_size_bytes(self) -> int:

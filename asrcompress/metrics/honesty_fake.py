@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asrcompress.ahead import in_order
 from asrcompress.grids import all_finite
 from asrcompress.mapped import outlines, release
 
@@ -29,6 +30,7 @@ ENOUGH_BITS = 64.0  # of evidence: one in 2^64 by chance
 CHANCE_BITS = 3.0  # that a channel of floats gives: 1.44 on average for the best of several tries, and a margin
 MAX_PARTS = 256  # the smallest gap may be this many steps
 SAMPLE, MOST = 8, 1024  # channels that are looked at first, and at most
+FIRST = 8  # values of a segment that are looked at before all of them
 REPEATS = 4  # values per distinct value that make a codebook
 LARGEST_DOUBT = 0.2  # rounding of the stored floats, in steps: with more, a grid cannot be told from none
 
@@ -68,19 +70,26 @@ class FakeQuantized:
 
 def fake_quantized(tensors: Mapping[str, Tensor]) -> list[FakeQuantized]:
     """Every float tensor of two or more dimensions that is fake-quantized; tied ones once."""
-    found, seen = [], set()
+    seen: set[int] = set()
+    names = []
     for name, outline in outlines(tensors).items():
         if outline.dim() < 2 or not outline.dtype.is_floating_point:
             continue
+        if not outline.is_meta:
+            if outline.data_ptr() in seen:
+                continue
+            seen.add(outline.data_ptr())
+        names.append(name)
+
+    def look(name: str) -> FakeQuantized | None:
         tensor = tensors[name]
-        if tensor.data_ptr() in seen and outline is tensor:
-            continue
-        seen.add(tensor.data_ptr())
         result = examine(name, tensor)
         release(tensor)
-        if result is not None:
-            found.append(result)
-    return found
+        return result
+
+    sizes = outlines(tensors)
+    found = in_order(names, look, lambda name: sizes[name].numel() * sizes[name].element_size())
+    return [result for _, result in found if result is not None]
 
 
 def examine(name: str, weight: Tensor) -> FakeQuantized | None:
@@ -142,8 +151,11 @@ def _groupings(values: np.ndarray) -> Iterator[Grouping]:
 
 
 def _used(segments: np.ndarray) -> np.ndarray:
-    """Which segments are not all zeros."""
-    return np.flatnonzero(segments.any(axis=1))
+    """Which segments are not all zeros. Their first values tell it of nearly all that are not."""
+    used = np.asarray(segments[:, :FIRST].any(axis=1))
+    rest = np.flatnonzero(~used)
+    used[rest] = segments[rest].any(axis=1)
+    return np.flatnonzero(used)
 
 
 def _examine(

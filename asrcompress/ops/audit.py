@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asrcompress.ahead import in_order
 from asrcompress.artifact_file import byte_ledger, read_record
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
@@ -35,6 +36,7 @@ from asrcompress.stored_weight import PARTS
 
 AUDIT_DURATION_S = 1.0
 DECODED_TOKENS = 4
+BYTES_AT_WORK = 4  # an element of a weight that is counted
 MOST_LINES = 50  # per level, of what rules it out
 
 
@@ -118,8 +120,15 @@ def _facts(source: Source, claims: Mapping[str, Claim]) -> dict[str, WeightFacts
     content = source.content
     if content is None:
         return {}
-    weights = (content.quantized, content.sparse)
-    return {name: count_weight(name, group[name], claims.get(name)) for group in weights for name in group}
+    groups: tuple[Mapping[str, QuantizedWeight | SparseWeight], ...] = (content.quantized, content.sparse)
+    sizes = [{name: math.prod(weight.shape) for name, weight in outlines(group).items()} for group in groups]
+
+    def count(key: tuple[int, str]) -> WeightFacts:
+        return count_weight(key[1], groups[key[0]][key[1]], claims.get(key[1]))
+
+    keys = [(place, name) for place, group in enumerate(groups) for name in group]
+    counted = in_order(keys, count, lambda key: BYTES_AT_WORK * sizes[key[0]][key[1]])
+    return {name: facts for (_, name), facts in counted}
 
 
 def _tables(facts: Mapping[str, WeightFacts]) -> dict[str, Any]:

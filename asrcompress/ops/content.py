@@ -59,7 +59,8 @@ def assemble_step(
         config=source.spec.config,
         vocabulary=source.spec.vocabulary,
         recipe=recipe,
-        parent={"sha256": source.sha256},  # sizes stand in the sidecar: these bytes count
+        # Sizes stand in the sidecar: these bytes count. A large file's sha256 is on its way until it is written.
+        parent=Made(("sha256",), lambda _: source.sha256),
         quantized=quantized,
         floats=floats,
         tied=tied,

@@ -20,12 +20,14 @@ from asrcompress.artifact import ArtifactContent, format_of, parse_artifact
 from asrcompress.artifact_file import is_artifact, read_bytes
 from asrcompress.checkpoints import Checkpoint, read_checkpoint
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import sha256_file
+from asrcompress.file_hash import FileHash, changed, identity_of
 from asrcompress.integers.sites import Sites
+from asrcompress.kernels import state, was_asked
 from asrcompress.mapped import Outlined, outlines
 from asrcompress.mapped_artifact import map_artifact
 from asrcompress.models import ModelSpec, get_family, recognise
 from asrcompress.modules.fused import fuse
+from asrcompress.modules.fused_decoder import fuse_decoder
 from asrcompress.modules.swap import find_weights
 from asrcompress.ops.compress import make_integer
 from asrcompress.ops.recipe import recorded_rules
@@ -44,7 +46,8 @@ class Source:
 
     tensors: float state dict of the model, tied aliases included (artifacts: only what is stored in float, sparse
     weights with their zeros; see `content.quantized` for the rest, `content.sparse` for the masks).
-    sha256, size_bytes: of the file as it was read, which may not be what lies at `path` later.
+    hashed, size_bytes: of the file as it was read, which may not be what lies at `path` later. A large file's sha256 may still
+    be on its way; `sha256` waits for it.
     """
 
     path: Path
@@ -53,8 +56,13 @@ class Source:
     tensors: Mapping[str, Tensor]
     checkpoint: Checkpoint | None
     content: ArtifactContent | None
-    sha256: str
+    hashed: FileHash
     size_bytes: int
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, hex."""
+        return self.hashed.sha256
 
 
 @dataclass(frozen=True)
@@ -75,27 +83,26 @@ def open_source(path: str | Path, *, data_dir: Path | None = None, trust: bool =
     if path.is_file() and is_artifact(path):
         if mapped and path.stat().st_size >= MAP_FROM_BYTES:
             return _map_source(path)
+        before = identity_of(path)
         data = read_bytes(path)
         content = parse_artifact(data, path)
         spec = ModelSpec(content.family, content.config, content.vocabulary)
-        sha256 = hashlib.sha256(data).hexdigest()
+        hashed = FileHash(path, hashlib.sha256(data).hexdigest(), before)
         tensors = {**content.floats, **{name: weight.dequantize() for name, weight in content.sparse.items()}}
-        return Source(path, get_family(content.family), spec, tensors, None, content, sha256, len(data))
-    before = _identity(path)
+        return Source(path, get_family(content.family), spec, tensors, None, content, hashed, len(data))
+    before = identity_of(path)
     checkpoint = read_checkpoint(path, trust=trust)
-    if _identity(path) != before:
-        raise _changed(path)
+    if identity_of(path) != before:
+        raise changed(path)
     family = recognise(checkpoint)
     spec = family.read_spec(checkpoint, data_dir)
     tensors = family.clean_tensors(checkpoint, spec)
-    return Source(path, family, spec, tensors, checkpoint, None, checkpoint.sha256, checkpoint.size_bytes)
+    return Source(path, family, spec, tensors, checkpoint, None, checkpoint.hashed, checkpoint.size_bytes)
 
 
 def _map_source(path: Path) -> Source:
-    before = _identity(path)
-    content, sha256, size_bytes = map_artifact(path), sha256_file(path), path.stat().st_size
-    if _identity(path) != before:
-        raise _changed(path)
+    hashed = FileHash(path)
+    content, size_bytes = map_artifact(path), path.stat().st_size
     spec = ModelSpec(content.family, content.config, content.vocabulary)
 
     def tensor_of(name: str) -> Tensor:
@@ -103,7 +110,7 @@ def _map_source(path: Path) -> Source:
 
     shapes = {name: torch.empty(weight.shape, device="meta") for name, weight in outlines(content.sparse).items()}
     tensors = Outlined({**outlines(content.floats), **shapes}, tensor_of)
-    return Source(path, get_family(content.family), spec, tensors, None, content, sha256, size_bytes)
+    return Source(path, get_family(content.family), spec, tensors, None, content, hashed, size_bytes)
 
 
 def require_model_file(path: Path) -> None:
@@ -151,6 +158,7 @@ def build_model(source: Source, *, device: str = "cpu", observe: Sites | None = 
     module = module.eval().to(device)
     if observe is None:
         fuse(module)
+        fuse_decoder(module)
     return LoadedModel(module, source)
 
 
@@ -199,12 +207,8 @@ def describe(source: Source, num_params: int) -> dict[str, Any]:
 
 def require_unchanged(source: Source) -> None:
     """Raise when the file on disk is not, byte for byte, the one that `source` was read from."""
-    try:
-        same = source.path.stat().st_size == source.size_bytes and sha256_file(source.path) == source.sha256
-    except OSError:
-        same = False
-    if not same:
-        raise _changed(source.path)
+    if not source.hashed.still_holds():
+        raise changed(source.path)
 
 
 def set_threads(num_threads: int) -> None:
@@ -216,8 +220,9 @@ def set_threads(num_threads: int) -> None:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """The sidecar's environment block for work done in this process."""
-    return describe_environment(device=device, num_threads=torch.get_num_threads())
+    """The sidecar's environment block for work done in this process; how integers were multiplied, where they were."""
+    described = describe_environment(device=device, num_threads=torch.get_num_threads())
+    return described | ({"integer_kernels": state()} if was_asked() else {})
 
 
 def _is_compressed(content: ArtifactContent | None) -> TypeGuard[ArtifactContent]:
@@ -263,19 +268,6 @@ def count_params(source: Source) -> int:
     if source.content:
         total += sum(weight.codes.numel() for weight in outlines(source.content.quantized).values())
     return total
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is replaced or written to, cheaply; None where there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _changed(path: Path) -> AsrCompressError:
-    return AsrCompressError(f"{path}: changed while it was being measured; run again when nothing else writes to it")
 
 
 def _fill(module: nn.Module, source: Source, packed: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ from asrcompress.ops.content import (
 from asrcompress.ops.finetune_job import FinetuneJob, Training
 from asrcompress.ops.load import Source, build_float, build_model, open_source
 from asrcompress.ops.masks import kept_of
-from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, fits_in_memory
+from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, fits_in_memory, shapes
 from asrcompress.ops.plan_file import PlanFile
 from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.recipe import QuantizeConfig
@@ -237,10 +238,12 @@ def _stream(
             require_finite({name: tensor})
         return tensor
 
-    quantized: Mapping[str, QuantizedWeight] = Made(packed, weight_of)
+    sizes = shapes(source)
+    quantized: Mapping[str, QuantizedWeight] = Made(packed, weight_of, lambda name: math.prod(sizes.get(name, ())))
     sparse = carried_sparse(source, chosen)
     left = {*packed, *sparse} | tied_names(sites).keys()
-    floats: Mapping[str, Tensor] = Made((name for name in source.tensors if name not in left), float_of)
+    unpacked = (name for name in source.tensors if name not in left)
+    floats: Mapping[str, Tensor] = Made(unpacked, float_of, lambda name: math.prod(sizes.get(name, ())))
     if not fits_in_memory(source, memory_budget_bytes):
         check_model(source, [*quantized, *floats, *sparse], tied_names(sites))
         return assemble(source, config, sites, quantized, floats, sparse=sparse)

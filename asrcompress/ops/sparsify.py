@@ -6,6 +6,7 @@ codes, the dropped ones become the code of 0 and are not stored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from asrcompress.ops.compress import require_finite, require_patterns, select
 from asrcompress.ops.content import assemble_step, carried_sparse, float_tensors, tied_names
 from asrcompress.ops.finetune_job import FinetuneJob, Training
 from asrcompress.ops.load import Source, build_float, build_model, open_source
-from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, fits_in_memory
+from asrcompress.ops.memory import MEMORY_BUDGET_BYTES, as_float, check_model, fits_in_memory, shapes
 from asrcompress.ops.quantize import Calibrate
 from asrcompress.ops.ranks import Ranks
 from asrcompress.ops.recipe import LOADING_KEYS, recorded_rules
@@ -152,11 +153,16 @@ def sparsify_source(
         return tensor
 
     first = [site.name for site in sites if not site.tied_to]
-    quantized: Mapping[str, QuantizedWeight] = Made((name for name in first if name in before), packed_of)
+    sizes = shapes(source)
+
+    def num_elements(name: str) -> int:
+        return math.prod(sizes.get(name, ()))
+
+    quantized: Mapping[str, QuantizedWeight] = Made((name for name in first if name in before), packed_of, num_elements)
     pruned = (name for name in first if name not in before and (name in chosen or name in carried))
-    sparse: Mapping[str, SparseWeight] = Made(pruned, sparse_of)
+    sparse: Mapping[str, SparseWeight] = Made(pruned, sparse_of, num_elements)
     left = {*quantized, *sparse} | tied_names(sites).keys()
-    floats: Mapping[str, Tensor] = Made((name for name in source.tensors if name not in left), float_of)
+    floats: Mapping[str, Tensor] = Made((name for name in source.tensors if name not in left), float_of, num_elements)
     recipe = _recipe(source, config, data)
     tied = tied_names(sites)
     if data is None and train is None and not fits_in_memory(source, memory_budget_bytes):

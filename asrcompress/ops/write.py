@@ -106,9 +106,15 @@ def write_artifact(
             left then.
     """
     sidecar = sidecar_path(output, "artifact")
-    parent = describe(source, num_params=0)
-    replaced = sha256_file(output) if output.is_file() else None
-    entries = save_artifact(output, content, force=force, check_size=check_size)
+    replaced = sha256_file(output) if output.is_file() and _sidecars_of(output) else None
+    parent: dict[str, Any] = {}
+
+    def check(size_bytes: int) -> None:
+        if check_size:
+            check_size(size_bytes)
+        parent.update(describe(source, num_params=0))  # all of it has been read: is it still what was read?
+
+    entries = save_artifact(output, content, force=force, check_size=check)
     picked = Counter(entry["method"] for entry in entries.values() if entry.get("method"))
     if picked:
         recipe = recipe | {"picked": dict(sorted(picked.items()))}
@@ -124,8 +130,7 @@ def write_artifact(
 
 def _remove_sidecars(output: Path) -> tuple[Path, ...]:
     """Remove what was measured on the file that lay at `output` before."""
-    names = [*(output.name + suffix for suffix in SUFFIXES.values()), f"{output.name}.eval.utterances.jsonl"]
-    stale = tuple(path for name in names if (path := output.with_name(name)).is_file())
+    stale = _sidecars_of(output)
     for path in stale:
         try:
             path.unlink()
@@ -136,6 +141,12 @@ def _remove_sidecars(output: Path) -> tuple[Path, ...]:
     return stale
 
 
+def _sidecars_of(output: Path) -> tuple[Path, ...]:
+    """What lies beside an artifact and tells of it."""
+    names = [*(output.name + suffix for suffix in SUFFIXES.values()), f"{output.name}.eval.utterances.jsonl"]
+    return tuple(path for name in names if (path := output.with_name(name)).is_file())
+
+
 def _record(
     output: Path,
     parent: dict[str, Any],
@@ -144,6 +155,7 @@ def _record(
     training: Callable[[Source], dict[str, Any]] | None,
 ) -> dict[str, Any]:
     written = open_source(output, mapped=True)  # what is on disk is what is described
+    honesty = _honesty(written, memory_budget_bytes)  # while a large file's sha256 is taken
     model = describe(written, count_params(written))
     entries = byte_ledger(output)
     parent = {key: parent[key] for key in ("file", "sha256", "size_bytes", "model_size_bytes", "optimizer_size_bytes")}
@@ -168,7 +180,7 @@ def _record(
         parent=parent,
         ledger=ledger,
         **more,
-        honesty=_honesty(written, memory_budget_bytes),
+        honesty=honesty,
     )
 
 
