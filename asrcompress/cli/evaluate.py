@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -123,6 +124,7 @@ def evaluate(
         raise AsrCompressError("--data is missing: name the test set")
 
     from asrcompress.cli.trust import warn_of_trust
+    from asrcompress.kernels import build
     from asrcompress.ops.eval_config import EvalConfig
     from asrcompress.ops.evaluate import evaluate as run
     from asrcompress.ops.load import set_threads
@@ -138,6 +140,8 @@ def evaluate(
         ),
     )  # fmt: skip
     set_threads(threads)
+    if sys.stderr.isatty():
+        build.announce = lambda text: say(text)
     if trust_checkpoint:
         warn_of_trust(path)
     written, record = run(

@@ -50,12 +50,15 @@ def int_matmul(left: Tensor, right: Tensor) -> Tensor:
     return torch._int_mm(left.contiguous(), right.t())[:m, :n]
 
 
+LARGE = 1 << 15  # multiplications of one batch entry from which a call of its own is the faster way
+
+
 def int_bmm(left: Tensor, right: Tensor) -> Tensor:
     """left (b, m, k) int8 times right (b, n, k) int8, transposed -> (b, m, n) int32, exactly.
 
-    On CPU one batched product of int8 values held as int32; on CUDA, which has none, one
-    `int_matmul` per batch entry.
+    One `int_matmul` per batch entry where entries are large, and always on CUDA, which has nothing else; small ones are
+    one batched product of int8 values held as int32.
     """
-    if left.is_cuda:
+    if left.is_cuda or (len(left) and left[0].numel() * right.shape[1] >= LARGE):
         return torch.stack([int_matmul(a, b) for a, b in zip(left, right, strict=True)])
     return torch.bmm(left.to(torch.int32), right.to(torch.int32).transpose(1, 2))

@@ -18,6 +18,8 @@ from asrcompress.integers.products import batched_product
 from asrcompress.integers.rescale import rescale, times
 from asrcompress.integers.softmax import LOWEST, softmax_sum
 from asrcompress.integers.tensor import Activation, GridTensor, as_float, grid_tensor, same_grid
+from asrcompress.kernels.attention import attention
+from asrcompress.kernels.call import usable
 from asrcompress.modules.weight import passed
 
 
@@ -30,6 +32,7 @@ def attend(
     added: Tensor | None = None,
     padding: Tensor | None = None,
     extra_scores: Tensor | None = None,
+    needs_weights: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """softmax(q k^T + extra_scores, masked) v.
 
@@ -41,10 +44,16 @@ def attend(
         added: (queries, keys): bool, True = left out; or floats to add, -inf = left out.
         padding: (batch, keys), True = left out.
         extra_scores: (batch, heads, queries, keys), such as those of relative positions.
+        needs_weights: whether somebody looks at the weights; if not, floats may take a faster way.
 
     Returns:
-        (batch, heads, queries, width), and the weights (batch, heads, queries, keys), None for activations.
+        (batch, heads, queries, width), and the weights (batch, heads, queries, keys), None for activations and where
+        nobody needs them.
     """
+    if activations == "int8" and not needs_weights and added is None and q.shape[3] % 4 == 0:
+        tensors = (q, k, v) if extra_scores is None else (q, k, v, extra_scores)
+        if usable(*tensors) and q.numel() and k.numel():
+            return attention(q, k, v, padding, extra_scores), None
     if isinstance(q, GridTensor) and isinstance(k, GridTensor) and isinstance(v, GridTensor):
         return _attend_static(q, k, v, added, padding, extra_scores), None
     scores = float_scores(as_float(q), as_float(k), activations)

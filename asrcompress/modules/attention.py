@@ -87,7 +87,10 @@ class IntegerMultiheadAttention(nn.Module):
             state = {"prev_key": k, "prev_value": v, "prev_key_padding_mask": key_padding_mask}
             self._set_input_buffer(incremental_state, state)
 
-        out, weights = attend(q, k, v, activations=self.activations, added=attn_mask, padding=key_padding_mask)
+        out, weights = attend(
+            q, k, v, activations=self.activations, added=attn_mask, padding=key_padding_mask,
+            needs_weights=need_weights or need_head_weights,
+        )  # fmt: skip
         out = self.out_proj(out.permute(2, 0, 1, 3).reshape(tgt_len, batch, self.embed_dim))
         if weights is None:  # on integers weights are not normalised before the product
             return out, None

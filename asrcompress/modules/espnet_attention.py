@@ -49,7 +49,7 @@ class IntegerEspnetAttention(nn.Module):
     def finish(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, extra: Tensor | None = None) -> Tensor:
         """Scores, softmax, sum of values and the last projection: (batch, heads, time, head_dim) -> (time, batch, dim)."""
         k, v = point(k, "k"), point(v, "v")
-        out, _ = attend(q, k, v, activations=self.activations, padding=padding, extra_scores=extra)
+        out, _ = attend(q, k, v, activations=self.activations, padding=padding, extra_scores=extra, needs_weights=False)
         out = out.permute(2, 0, 1, 3).reshape(q.shape[2], q.shape[0], self.num_heads * self.head_dim)
         projected: Tensor = self.get_submodule("linear_out")(out)
         return projected

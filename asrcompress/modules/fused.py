@@ -31,7 +31,8 @@ def fuse(model: nn.Module) -> int:
     count = 0
     for module in list(model.modules()):
         if _is_encoder_layer(module):
-            module.__class__ = fused_encoder_layer(type(module))
+            base: Any = type(module)
+            module.__class__ = fused_encoder_layer(base)
             count += 1
     return count
 
@@ -39,11 +40,12 @@ def fuse(model: nn.Module) -> int:
 def _is_encoder_layer(module: Any) -> bool:
     if forward_class(module) != ENCODER_LAYER or not isinstance(module.self_attn, IntegerMultiheadAttention):
         return False
-    attention, norms = module.self_attn, (module.self_attn_layer_norm, module.final_layer_norm)
+    attention: Any = module.self_attn
+    norms = (module.self_attn_layer_norm, module.final_layer_norm)
     inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
     return (
         all(fits(linear) for linear in (*inputs, attention.out_proj, module.fc1, module.fc2))
-        and len({linear.packed.scale.shape[1] for linear in inputs}) == 1
+        and len({linear.packed.scale.size(1) for linear in inputs}) == 1
         and module.activation_fn in (F.relu, torch.relu)
         and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
         and not module.return_fc

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.files import atomic_write, check_outputs, write_json
+from asrcompress.kernels import library
 from asrcompress.ops.baseline import read_baseline
 from asrcompress.ops.eval_config import EvalConfig, task_options
 from asrcompress.ops.load import (
@@ -95,6 +96,8 @@ def evaluate(
         getattr(source.family, "UNUSED_OPTIONS", ()),
     )
     loaded = build_model(source, device=config.device)
+    if source.content is not None and source.content.recipe.get("activations") == "int8" and not source.content.grids:
+        library()  # compiled, where it has to be, before any time is taken
     if source.family.TASK == "asr":
         from asrcompress.ops.score_asr import measure
     else:
@@ -158,12 +161,19 @@ def check_audio(data: Path, files: Sequence[Path], sample_rate_hz: int) -> list[
 
 
 def batches_of_features(
-    loaded: LoadedModel, files: Sequence[Path], batch_size: int, clock: Clock
+    loaded: LoadedModel, files: Sequence[Path], batch_size: int, clock: Clock, durations: Sequence[float] | None = None
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Read audio and compute features, batch by batch: positions in `files`, and features on the model's device."""
+    """Read audio and compute features, batch by batch: positions in `files`, and features on the model's device.
+
+    With `durations`, batches of more than one are of files of similar length, so that little of them is padding; the
+    longest come first, so that too little memory shows at once.
+    """
     family, spec = loaded.source.family, loaded.source.spec
+    order = list(range(len(files)))
+    if durations is not None and batch_size > 1:
+        order.sort(key=lambda position: -durations[position])
     for start in range(0, len(files), batch_size):
-        positions = list(range(start, min(start + batch_size, len(files))))
+        positions = order[start : start + batch_size]
         batch = []
         for position in positions:
             audio = read_audio(files[position], sample_rate_hz=family.SAMPLE_RATE_HZ)

@@ -44,8 +44,10 @@ def measure(
     transcribe = family.transcriber(spec, loaded.module, **search)
     hypotheses = [""] * len(files)
     num_without_frames = 0
-    for positions, batch in batches_of_features(loaded, files, config.batch_size, clock):
-        progress(positions[0], len(files))
+    num_heard = 0
+    for positions, batch in batches_of_features(loaded, files, config.batch_size, clock, durations):
+        progress(num_heard, len(files))
+        num_heard += len(positions)
         heard = [(position, frames) for position, frames in zip(positions, batch, strict=True) if len(frames)]
         num_without_frames += len(positions) - len(heard)
         if heard:

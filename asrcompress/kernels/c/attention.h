@@ -13,13 +13,15 @@ typedef struct {
 INLINE size_t packed_keys_bytes(int num_keys, int width) { return (size_t)up(num_keys, 16) * up(width, 4) + 64; }
 INLINE size_t packed_values_bytes(int num_keys, int width) { return (size_t)up(num_keys, 4) * up(width, 16) + 64; }
 
-// Row j of k and v, `stride` floats apart, each on a grid of its own.
-static void pack_memory(Memory *m, const float *k, const float *v, ptrdiff_t stride, int8_t *row) {
+// Rows of k and v, so many floats apart, each on a grid of its own. row: 4 x the width up to 64, of scratch.
+static void pack_memory(Memory *m, const float *k, ptrdiff_t k_stride, const float *v, ptrdiff_t v_stride, int8_t *row) {
     const int words = up(m->width, 4) / 4, padded = up(m->num_keys, 4), wide = up(m->width, 16);
     int32_t sum;
     memset(row, 0, (size_t)up(m->width, 64));
+    memset(m->key_scale, 0, (size_t)4 * up(m->num_keys, 64));  // read, though never used, beyond the last key
+    memset(m->value_scale, 0, (size_t)4 * up(m->num_keys, 64));
     for (int j = 0; j < m->num_keys; j++) {
-        quantize_row(k + j * stride, m->width, 1, row, m->key_scale + j, &sum);
+        quantize_row(k + j * k_stride, m->width, 1, row, m->key_scale + j, &sum);
         const int panel = j / PANEL, column = j % PANEL;
         const int columns = up(m->num_keys - panel * PANEL > PANEL ? PANEL : m->num_keys - panel * PANEL, 16);
         uint8_t *to = m->keys + (ptrdiff_t)panel * PANEL * 4 * words + 4 * column;
@@ -33,7 +35,7 @@ static void pack_memory(Memory *m, const float *k, const float *v, ptrdiff_t str
     int8_t *four = row;  // 4 rows of values, interleaved below
     for (int j = 0; j < padded; j += 4) {
         memset(four, 0, (size_t)4 * wide);
-        for (int i = 0; i < 4 && j + i < m->num_keys; i++) quantize_row(v + (j + i) * stride, m->width, 1, four + i * wide, m->value_scale + j + i, &sum);
+        for (int i = 0; i < 4 && j + i < m->num_keys; i++) quantize_row(v + (j + i) * v_stride, m->width, 1, four + i * wide, m->value_scale + j + i, &sum);
         for (int column = 0; column < wide; column += 16) {
             __m512i word = _mm512_setzero_si512();
             for (int i = 3; i >= 0; i--)
@@ -79,12 +81,13 @@ INLINE float weigh_row(float *scores, int n, const float *mask, const float *val
 }
 
 // Queries (num_queries, width), `stride` floats apart, x scaling -> out, `out_stride` apart. mask: (keys up to 16), 0 or -infinity, or NULL.
+// extra: rows of num_keys floats, `extra_stride` apart, added to the scores, or NULL.
 // scratch: 64-byte aligned, attention_scratch() bytes.
 INLINE size_t attention_scratch(int num_keys, int width) {
     return (size_t)TILE_ROWS * (up(width, 64) + up(num_keys, 64) * 5 + 64);
 }
 
-static void attend(const Memory *m, const float *q, ptrdiff_t stride, int num_queries, float scaling, const float *mask, float *out, ptrdiff_t out_stride, uint8_t *scratch) {
+static void attend(const Memory *m, const float *q, ptrdiff_t stride, int num_queries, float scaling, const float *mask, const float *extra, ptrdiff_t extra_stride, float *out, ptrdiff_t out_stride, uint8_t *scratch) {
     const int padded = up(m->num_keys, 64), row_bytes = up(m->width, 64);
     int8_t *q_codes = (int8_t *)scratch, *weights = q_codes + TILE_ROWS * row_bytes;
     float *scores = (float *)(weights + TILE_ROWS * padded);
@@ -102,6 +105,12 @@ static void attend(const Memory *m, const float *q, ptrdiff_t stride, int num_qu
         const Tokens queries = {q_codes, q_scale, q_sums, row_bytes};
         const Target to_scores = {scores, NULL, NULL, padded, 0};
         product(&queries, &keys, &to_scores, 0, rows, 0, (m->num_keys + PANEL - 1) / PANEL);
+        for (int r = 0; extra && r < rows; r++)
+            for (int i = 0; i < m->num_keys; i += 16) {
+                const __mmask16 in = lanes(m->num_keys - i);
+                float *score = scores + r * padded + i;
+                _mm512_mask_storeu_ps(score, in, _mm512_add_ps(_mm512_maskz_loadu_ps(in, score), _mm512_maskz_loadu_ps(in, extra + (first + r) * extra_stride + i)));
+            }
         for (int r = 0; r < rows; r++) out_scale[r] = weigh_row(scores + r * padded, m->num_keys, mask, m->value_scale, weights + r * padded, weight_sums + r);
         const Tokens weighing = {weights, out_scale, weight_sums, padded};
         const Target to_out = {out + first * out_stride, NULL, NULL, out_stride, 0};

@@ -1,5 +1,5 @@
 // What asrcompress/kernels calls. Compiled on the machine that runs it, for its own instructions.
-#include "layers.h"
+#include "decoder.h"
 
 static uint8_t *aligned(size_t bytes) {
     void *memory = NULL;
@@ -51,9 +51,9 @@ int asrc_linear(const Weight *w, const float *x, int64_t stride, int64_t rows, i
 }
 
 typedef struct {
-    const float *q, *k, *v, *mask;
+    const float *q, *k, *v, *mask, *extra;
     float *out;
-    int64_t q_batch, q_head, q_time, k_batch, k_head, k_time, out_batch, out_head, out_time;
+    int64_t q_batch, q_head, q_time, k_batch, k_head, k_time, v_batch, v_head, v_time, extra_batch, extra_head, extra_time, out_batch, out_head, out_time;
     int32_t batch, heads, num_queries, num_keys, width, mask_stride;
     float scaling;
 } Attention;
@@ -72,7 +72,6 @@ static Memory make_memory(uint8_t *scratch, int num_keys, int width, int8_t **ro
     m.keys = (uint8_t *)*row + 4 * up(width, 64);
     m.values = m.keys + packed_keys_bytes(num_keys, width) / 64 * 64 + 64;
     *rest = m.values + packed_values_bytes(num_keys, width) / 64 * 64;
-    memset(m.key_scale, 0, (size_t)8 * up(num_keys, 64));
     return m;
 }
 
@@ -93,10 +92,9 @@ int asrc_attention(const Attention *a, int threads) {
             int8_t *row;
             uint8_t *rest;
             Memory m = make_memory(scratch, a->num_keys, a->width, &row, &rest);
-            const int64_t from = b * a->k_batch + h * a->k_head;
-            pack_memory(&m, a->k + from, a->v + from, a->k_time, row);
+            pack_memory(&m, a->k + b * a->k_batch + h * a->k_head, a->k_time, a->v + b * a->v_batch + h * a->v_head, a->v_time, row);
             attend(&m, a->q + b * a->q_batch + h * a->q_head, a->q_time, a->num_queries, a->scaling,
-                   a->mask ? a->mask + b * a->mask_stride : NULL, a->out + b * a->out_batch + h * a->out_head, a->out_time, rest);
+                   a->mask ? a->mask + b * a->mask_stride : NULL, a->extra ? a->extra + b * a->extra_batch + h * a->extra_head : NULL, a->extra_time, a->out + b * a->out_batch + h * a->out_head, a->out_time, rest);
         }
         free(scratch);
     }
@@ -135,8 +133,8 @@ int asrc_encoder_layer(const EncoderLayer *layer, float *x, const int32_t *rows,
                 uint8_t *rest;
                 Memory m = make_memory(heads, time, width, &row, &rest);
                 const float *q = qkv + b * 3 * dim + h * width;
-                pack_memory(&m, q + dim, q + 2 * dim, stride, row);
-                attend(&m, q, stride, time, 1.0f / __builtin_sqrtf((float)width), mask ? mask + b * mask_stride : NULL, attended + b * dim + h * width, (ptrdiff_t)batch * dim, rest);
+                pack_memory(&m, q + dim, stride, q + 2 * dim, stride, row);
+                attend(&m, q, stride, time, 1.0f / __builtin_sqrtf((float)width), mask ? mask + b * mask_stride : NULL, NULL, 0, attended + b * dim + h * width, (ptrdiff_t)batch * dim, rest);
             }
 #pragma omp for schedule(static)
             for (int64_t block = 0; block < blocks; block++)
@@ -144,6 +142,65 @@ int asrc_encoder_layer(const EncoderLayer *layer, float *x, const int32_t *rows,
         }
         free(scratch);
         free(heads);
+    }
+    return failed;
+}
+
+// Keys and values (time, batch, 2 dim: keys, then values) of the encoder's output -> packed, for every utterance and head. 0 = done, 1 = no memory.
+int asrc_pack_memory(const float *kv, int time, int batch, int heads, int dim, const LayerState *to, int threads) {
+    const int width = dim / heads;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int8_t *row = (int8_t *)aligned((size_t)4 * up(width, 64));
+        if (!row) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(static)
+        for (int part = 0; part < batch * heads; part++) {
+            if (!row) continue;
+            const float *k = kv + (ptrdiff_t)(part / heads) * 2 * dim + (part % heads) * width;
+            Memory m = {to->cross_keys + part * packed_keys_bytes(time, width), to->cross_values + part * packed_values_bytes(time, width),
+                        to->cross_key_scale + (ptrdiff_t)part * up(time, 64), to->cross_value_scale + (ptrdiff_t)part * up(time, 64), time, width};
+            pack_memory(&m, k, (ptrdiff_t)batch * 2 * dim, k + dim, (ptrdiff_t)batch * 2 * dim, row);
+        }
+        free(row);
+    }
+    return failed;
+}
+
+// Bytes of one utterance's and head's packed keys (values) of that many steps.
+int64_t asrc_packed_keys_bytes(int num_keys, int width) { return (int64_t)packed_keys_bytes(num_keys, width); }
+int64_t asrc_packed_values_bytes(int num_keys, int width) { return (int64_t)packed_values_bytes(num_keys, width); }
+
+// One step: x (rows, dim) embedded tokens, overwritten; logits (rows, vocabulary). 0 = done, 1 = no memory.
+int asrc_decoder_step(const Decoder *d, const DecoderState *s, float *x, float *logits, int threads) {
+    const int dim = d->layers->out.n;
+    int hidden = 0, groups = d->output.groups, failed = 0;
+    for (int i = 0; i < d->num_layers; i++) {
+        const DecoderLayer *l = d->layers + i;
+        const int32_t all[] = {l->qkv.groups, l->out.groups, l->cross_q.groups, l->cross_out.groups, l->fc1.groups, l->fc2.groups};
+        for (int j = 0; j < 6; j++) groups = all[j] > groups ? all[j] : groups;
+        hidden = l->fc1.n > hidden ? l->fc1.n : hidden;
+    }
+    const int share = s->rows / threads + 1, chunk = share < BLOCK ? share : BLOCK, chunks = (s->rows + chunk - 1) / chunk;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        StepScratch t;
+        uint8_t *memory = aligned(step_scratch(d, s, dim, hidden, groups, NULL, NULL));
+        if (memory) step_scratch(d, s, dim, hidden, groups, &t, memory);
+        else {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(static)
+        for (int c = 0; c < chunks; c++) {
+            if (!memory) continue;
+            const int row = c * chunk, count = s->rows - row < chunk ? s->rows - row : chunk;
+            decode_rows(d, s, &t, x + (ptrdiff_t)row * dim, row, count, logits + (ptrdiff_t)row * d->output.n);
+        }
+        free(memory);
     }
     return failed;
 }
