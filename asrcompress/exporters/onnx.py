@@ -26,6 +26,7 @@ MAPS = {
     "kws_crnn": "asrcompress.exporters.graphs.kws",
     "s2t_transformer": "asrcompress.exporters.graphs.s2t",
     "s2t_conformer": "asrcompress.exporters.graphs.s2t",
+    "asr_vggtransformer": "asrcompress.exporters.graphs.vgg_decoder",
     "asr_vggtransformer_encoder": "asrcompress.exporters.graphs.vgg",
     "wav2vec_ctc": "asrcompress.exporters.graphs.wav2vec",
     "hubert_ctc": "asrcompress.exporters.graphs.wav2vec",

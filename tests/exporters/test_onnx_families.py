@@ -15,6 +15,7 @@ import torch
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters import onnx as exporter
 from asrcompress.exporters.graphs import kws
+from asrcompress.models import FAMILIES
 from asrcompress.models.crnn import CRNN
 from asrcompress.models.crnn_stream import AtOnce
 from asrcompress.ops.export import WrittenExport, export
@@ -23,6 +24,7 @@ from asrcompress.ops.quantize import Calibrate, QuantizeConfig, quantize
 from tests.fixtures.conformer import make_s2t_conformer
 
 TINY = {
+    "asr_vggtransformer": "tiny_vgg",
     "asr_vggtransformer_encoder": "tiny_vgg_encoder",
     "wav2vec_ctc": "tiny_wav2vec_ctc",
     "hubert_ctc": "tiny_hubert_ctc",
@@ -43,6 +45,10 @@ def exported(
     artifact = folder / "model.safetensors"
     quantize(checkpoint, artifact, config, calibrate=calibrate)
     return export(artifact, "onnx")
+
+
+def test_every_family_has_graphs() -> None:
+    assert set(exporter.MAPS) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("kind", ["int4", "integers"])

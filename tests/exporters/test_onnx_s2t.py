@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from asrcompress.exporters.graphs import s2t as graphs
+from asrcompress.exporters.graphs import decoding
 from asrcompress.models import padding, s2t
 from asrcompress.ops.export import export
 from asrcompress.ops.load import load_model
@@ -48,7 +48,7 @@ class Exported:
             return self.module(source, lengths, tokens)[0].numpy()
 
     def decoder(self, encoded: dict[str, Any], pieces: list[torch.Tensor]) -> np.ndarray:
-        state, found = graphs.empty_caches(self.module, pieces[0].shape[0]), []
+        state, found = decoding.empty_caches(self.module, pieces[0].shape[0]), []
         for tokens in pieces:
             outputs = self.run("decoder", {"tokens": tokens.numpy(), **encoded, **state})
             found.append(outputs.pop("logits"))

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
-
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters import Subject
 from asrcompress.exporters.graphs import conformer, layers, transformer
 from asrcompress.exporters.graphs.convolution import convolution, frames_out
+from asrcompress.exporters.graphs.decoding import Caches, compare, give_encoder_outputs
 from asrcompress.exporters.graphs.graph import FLOAT, INT64, Graph
 from asrcompress.integers.grid import Grid
-from asrcompress.models import padding, s2t
 
 Grids = dict[str, Grid]
+
+
+__all__ = ["compare", "graphs"]
 
 
 def graphs(subject: Subject) -> list[Graph]:
@@ -29,39 +29,6 @@ def graphs(subject: Subject) -> list[Graph]:
         encoder(subject.module, subject.spec.config["front_end"]["num_mel_bins"], grids),
         decoder(subject.module, grids),
     ]
-
-
-def compare(subject: Subject, run: Any) -> tuple[Any, Any]:
-    """Logits of a few tokens after noise, from the module at once and from the graphs token by token."""
-    module: Any = subject.module
-    generator = torch.Generator().manual_seed(0)
-    source = torch.randn(2, 120, subject.spec.config["front_end"]["num_mel_bins"], generator=generator)
-    lengths = torch.tensor([120, 85])
-    source[1, 85:] = 0
-    num_units = len(subject.spec.vocabulary or []) + s2t.SPECIAL_SYMBOLS
-    tokens = torch.randint(s2t.SPECIAL_SYMBOLS, max(num_units, 5), (2, 8), generator=generator)
-    tokens[:, 0] = 2
-    with torch.inference_mode(), padding.hidden(s2t._readers(module, lengths)):
-        expected = module(source, lengths, tokens)[0]
-    encoded = run("encoder", {"features": source.numpy(), "lengths": lengths.numpy()})
-    caches = empty_caches(module, 2)
-    found = []
-    for step in range(tokens.shape[1]):
-        feeds = {name: value for name, value in encoded.items() if name != "encoder_out"}
-        outputs = run("decoder", {"tokens": tokens[:, step : step + 1].numpy(), **feeds, **caches})
-        found.append(outputs.pop("logits"))
-        caches = {name.replace("new_", "past_"): value for name, value in outputs.items()}
-    return expected.numpy(), np.concatenate(found, axis=1)
-
-
-def empty_caches(model: Any, batch: int) -> dict[str, Any]:
-    """What the first step is given."""
-    attentions = [layer.self_attn for layer in model.decoder.layers]
-    return {
-        f"past_{kind}_{index}": np.zeros((batch, attention.num_heads, 0, attention.head_dim), dtype=FLOAT)
-        for index, attention in enumerate(attentions)
-        for kind in ("key", "value")
-    }
 
 
 def encoder(model: Any, num_bins: int, grids: Grids) -> Graph:
@@ -78,15 +45,7 @@ def encoder(model: Any, num_bins: int, grids: Grids) -> Graph:
     seen = layers.seen_frames(graph, lengths, graph.shape(x, 1))
     encode = conformer_encoder if hasattr(part, "conformer_layers") else transformer_encoder
     x = encode(graph, part, x, seen)
-    dim = model.decoder.embed_dim
-    graph.output("encoder_out", x, FLOAT, ["batch", "time", dim])
-    graph.output("encoder_lengths", lengths, INT64, ["batch"])
-    for index, layer in enumerate(model.decoder.layers):
-        attention = layer.encoder_attn
-        shape = ["batch", attention.num_heads, "time", attention.head_dim]
-        found = layers.attention_keys(graph, f"decoder.layers.{index}.encoder_attn", attention, x)
-        for kind, value in zip(("key", "value"), found, strict=True):
-            graph.output(f"cross_{kind}_{index}", value, FLOAT, shape)
+    give_encoder_outputs(graph, model.decoder, x, lengths, model.decoder.embed_dim)
     return graph
 
 
@@ -127,8 +86,7 @@ def placed(graph: Graph, part: Any, x: str, seen: str) -> str:
 def decoder(model: Any, grids: Grids) -> Graph:
     """tokens (batch, new) and caches -> logits (batch, new, units) of what comes next, and grown caches.
 
-    `past_key_<layer>` and `past_value_<layer>` (batch, heads, past, width) are `new_key_...` of the step before, without
-    tokens at first; `cross_...` and `encoder_lengths` are the encoder's. The first token is the end of sentence, </s>.
+    The first token is the end of sentence, </s>; see Caches.
     """
     part = model.decoder
     graph = Graph("decoder", "decoder: tokens and caches -> logits of the next tokens, and grown caches", grids)
@@ -137,34 +95,20 @@ def decoder(model: Any, grids: Grids) -> Graph:
             "a decoder with an adaptive softmax or other widths than its embeddings has no ONNX form here"
         )
     tokens = graph.input("tokens", INT64, ["batch", "new"])
-    lengths = graph.input("encoder_lengths", INT64, ["batch"])
-    caches: dict[str, str] = {}
-    for index, layer in enumerate(part.layers):
-        for name, attention, length in (("past", layer.self_attn, "past"), ("cross", layer.encoder_attn, "time")):
-            for kind in ("key", "value"):
-                shape = ["batch", attention.num_heads, length, attention.head_dim]
-                caches[f"{name}_{kind}_{index}"] = graph.input(f"{name}_{kind}_{index}", FLOAT, shape)
-    past, new = graph.shape(caches["past_key_0"], 2), graph.shape(tokens, 1)
+    caches = Caches(graph, part, tokens)
     with graph.at("decoder"):
         x = transformer.scaled(
             graph, layers.embedding(graph, "decoder.embed_tokens", part.embed_tokens, tokens), part.embed_scale
         )
         if part.embed_positions is not None:
-            rows = transformer.positions(graph, "decoder.embed_positions", part.embed_positions, new, past)
+            rows = transformer.positions(
+                graph, "decoder.embed_positions", part.embed_positions, caches.new, caches.past
+            )
             x = graph.point(graph.op("Add", x, rows), "add")
     if part.layernorm_embedding is not None:
         x = layers.layer_norm(graph, "decoder.layernorm_embedding", part.layernorm_embedding, x)
-    seen = layers.seen_frames(graph, lengths, graph.shape(caches["cross_key_0"], 2))
-    hidden, future = layers.hidden_keys(graph, seen), transformer.future(graph, past, new)
     for index, layer in enumerate(part.layers):
-        given = {name: (caches[f"{name}_key_{index}"], caches[f"{name}_value_{index}"]) for name in ("past", "cross")}
-        x, grown = transformer.decoder_layer(
-            graph, f"decoder.layers.{index}", layer, x, given["past"], given["cross"], future, hidden
-        )
-        attention = layer.self_attn
-        for kind, value in zip(("key", "value"), grown, strict=True):
-            shape = ["batch", attention.num_heads, "past + new", attention.head_dim]
-            graph.output(f"new_{kind}_{index}", value, FLOAT, shape)
+        x = caches.run(index, layer, x)
     if part.layer_norm is not None:
         x = layers.layer_norm(graph, "decoder.layer_norm", part.layer_norm, x)
     logits = layers.linear(graph, "decoder.output_projection", part.output_projection, x)

@@ -1,4 +1,4 @@
-"""Fairseq's VGG transformer encoder with CTC as one graph: filter banks in, log-probabilities of the units out."""
+"""Fairseq's VGG transformer encoder as ONNX nodes, and with CTC as one graph: filter banks in, log-probabilities out."""
 
 from __future__ import annotations
 
