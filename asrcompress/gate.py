@@ -29,6 +29,7 @@ EXAMPLE = (
 CLAUSE = re.compile(
     r"(?:(\w+)\.)?([a-z][a-z0-9_]*)\s*(<=|>=|==|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.ASCII
 )
+EXPORTED = ("onnx_", "fairseq_", "c_")  # what an export's metrics begin with
 # A size or a parameter count is the file's own: it may be compared whatever the file was evaluated on.
 SIZE_METRICS = frozenset(
     {
@@ -240,7 +241,8 @@ def _measured(name: str, model: MeasuredModel, noun: str) -> Measurement:
         raise NotMeasured(f"{noun}: {name} was not measured (null in {paths}); {way_out}")
     import difflib
 
-    near = difflib.get_close_matches(name, model.metrics, 1)
+    alike = [known for known in model.metrics if known.startswith(EXPORTED) == name.startswith(EXPORTED)]
+    near = difflib.get_close_matches(name, alike, 1)
     if _command(name) in {sidecar.kind for sidecar in model.sidecars}:  # that sidecar would not help: it is here
         way_out = f"measured are {', '.join(sorted(model.metrics))}"
     way_out = f"did you mean {near[0]}?" if near else way_out
@@ -261,6 +263,8 @@ def percent_note(requirements: Sequence[Requirement]) -> str | None:
 
 
 def _command(name: str) -> str:
+    if name.startswith(EXPORTED):
+        return "export"
     return "analyze" if name in INPUT_METRICS or name in SIZE_METRICS else "eval"
 
 

@@ -6,7 +6,6 @@ Does not know what the files are; exporters/ does.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -126,8 +125,8 @@ def _appearing(folder: Path, *, force: bool) -> Iterator[Path]:
 
     One that lies there is moved away first, and back if that fails.
     """
-    staging = folder.with_name(f".{secrets.token_hex(8)}.part")
-    aside = folder.with_name(f".{secrets.token_hex(8)}.part")
+    staging = folder.with_name(f".{os.urandom(8).hex()}.part")
+    aside = folder.with_name(f".{os.urandom(8).hex()}.part")
     try:
         staging.mkdir()
         yield staging

@@ -29,7 +29,8 @@ from asrcompress.sidecar import MeasuredModel, Sidecar, merge
 
 # In the order of the table. A comparison is shown where there is a baseline, a column where a row has a value.
 COLUMNS = (
-    "size_bytes", "ratio.size_bytes", "model_size_bytes", "ratio.model_size_bytes", "size_bytes_without_entropy_coding", "num_params",
+    "size_bytes", "ratio.size_bytes", "model_size_bytes", "ratio.model_size_bytes", "size_bytes_without_entropy_coding",
+    "onnx_size_bytes", "onnx_max_logit_difference", "fairseq_size_bytes", "c_flash_bytes", "c_ram_bytes", "num_params",
     "macs", "ratio.macs", "wer", "delta.wer", "relative.wer", "cer",
     "au_fa_fr", "relative.au_fa_fr", "ratio.au_fa_fr", "false_accept_rate", "false_reject_rate",
     "false_accepts_per_hour", "long_form_false_reject_rate", "detection_latency_ms", "stream_latency_ms", "stream_state_bytes",
@@ -38,7 +39,9 @@ COLUMNS = (
 QUALITY_METRICS = ("wer", "au_fa_fr")  # what a plot has on its quality axis
 # Counts are left out: how many more reference words a run had says nothing.
 RATES_PER_HOUR = frozenset({"false_accepts_per_hour"})
-THREE_DIGITS = frozenset({"au_fa_fr", "stream_max_difference", *RATES_PER_HOUR})  # over decades
+THREE_DIGITS = frozenset(
+    {"au_fa_fr", "stream_max_difference", "onnx_max_logit_difference", *RATES_PER_HOUR}
+)  # over decades
 RUNNING = {"streaming": "streamed", "long_form": "long form"}  # blocks of an evaluation, and how a row is told by them
 UNSTRUCTURED = "unstructured"  # of a pattern, in a sidecar
 # What a course on small keyword models asks for, and no metric says as it stands: headings with a space, so that none is taken

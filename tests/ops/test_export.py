@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
+from asrcompress import gate
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters import EXPORTERS, Exported, Folder, Subject, get_exporter
 from asrcompress.files import sha256_file
 from asrcompress.ops.export import export
+from asrcompress.report import render
+from asrcompress.report.rows import build_report
 from asrcompress.sidecar import merge, read
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -79,6 +84,14 @@ def test_report_joins_it_with_the_model(exporter: ModuleType, model: Path) -> No
     sidecar = read(export(model, "c").sidecar)
     joined = merge([sidecar])
     assert joined[0].metrics["c_ram_bytes"].value == 17 and joined[0].file == "crnn.pt"
+    shown = render("table", build_report([sidecar], [], [gate.parse("c_ram_bytes<=17")]))
+    assert "c_ram_bytes" in shown.splitlines()[0] and " 17" in shown.splitlines()[1]
+
+
+def test_a_gate_on_what_was_not_exported_says_so(model: Path) -> None:
+    sidecar = read(ROOT / "tests" / "examples" / "crnn_happy.pt.eval.json")
+    (result,) = build_report([sidecar], [], [gate.parse("c_flash_bytes<=16384")]).results
+    assert result.status == "error" and "give the sidecar of `asrcompress export" in result.message
 
 
 def test_the_same_input_gives_the_same_bytes(
