@@ -38,11 +38,14 @@ keywords() {
 }
 mkdir -p docs/benchmarks "$scratch"
 bench() { # NAME ARGUMENTS...
-    local name=$1
+    local name=$1 file=docs/benchmarks/$1.json python=.venv/bin/python
     shift
+    case $name in encoder | packing | sizes) python=.venv-bench/bin/python ;; esac
     echo "bench: $name" >&2
-    .venv-bench/bin/python -m "tests.bench.bench_$name" "$@" --json "docs/benchmarks/$name.json"
+    "$python" -m "tests.bench.bench_$name" "$@" --json "$file" || failed+=("$name")
+    [ ! -f "$file" ] || "$python" -m tests.bench.rounds "$name" "$file"
 }
+failed=()
 for name in "${names[@]}"; do
     case $name in
         encoder) bench encoder --part layers whole ;;
@@ -60,3 +63,7 @@ for name in "${names[@]}"; do
     esac
 done
 PYTHONPATH=tools .venv/bin/python -m benchmarks.page
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "bench: failed, or missed its goal: ${failed[*]}" >&2
+    exit 1
+fi

@@ -2,6 +2,7 @@
 
 Clocks of shared machines drift, so contestants are compared round by round and the ratio is the median of the
 rounds' ratios. The JSON is {"name", "environment", "rows": [...]}; tools/benchmarks reads it. Imports nothing heavy.
+`python -m tests.bench.rounds NAME FILE` adds name and environment to a file that holds nothing but rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -75,7 +78,7 @@ def environment(num_threads: int) -> dict[str, Any]:
         "num_threads": num_threads,
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {name: version for name in PACKAGES if (version := _version(name))} | _gcc(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -85,6 +88,15 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _gcc() -> dict[str, str]:
+    """The compiler of kernels and of C exports, where there is one."""
+    if not shutil.which("gcc"):
+        return {}
+    return {
+        "gcc": subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    }
 
 
 def finish(
@@ -104,3 +116,14 @@ def finish(
 def say(line: str) -> None:
     """Progress, on stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+def main(name: str, file: str) -> None:
+    """Complete a file of bare rows, by the machine that this runs on; leave any other as it is."""
+    found = json.loads(Path(file).read_text())
+    if isinstance(found, list):
+        finish(name, found, Path(file))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -58,6 +58,21 @@ def c_export(record: Record) -> str:
         "artifact", "file, bytes", "flash, bytes", "RAM, bytes", "clips equal", "steps equal", "C, µs a step", "torch, µs a step", "x torch",
         "10^6 MACs/s",
     ]  # fmt: skip
+    on_arm = [row for row in record["rows"] if row.get("arm")]
+    return table(heading, lines) + (f"\n\n{_arm(on_arm)}" if on_arm else "")
+
+
+def _arm(rows: list[Row]) -> str:
+    """The same sources compiled for Cortex-M, as the bench's own compiler and emulator saw them."""
+    cores = list(rows[0]["arm"]["flash_bytes"])
+    lines = [
+        [
+            f"`{row['artifact']}`", *(f"{row['arm']['flash_bytes'][core]:,}" for core in cores),
+            f"{row['arm']['equal_steps']:,} of {row['arm']['steps']:,}", f"{row['arm']['instructions_per_step']:,}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    heading = ["artifact", *(f"flash on {core}, bytes" for core in cores), "steps equal", "instructions a step"]
     return table(heading, lines)
 
 

@@ -24,7 +24,7 @@ SECTIONS: dict[str, Callable[[Record], str]] = {
     "packing": plain.section,
     "sizes": plain.section,
     "big_model": plain.big_model,
-    "startup": plain.section,
+    "startup": plain.startup,
 }
 
 

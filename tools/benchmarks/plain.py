@@ -1,4 +1,4 @@
-"""Sections that are a table of a bench's rows as they are, and the one on big models."""
+"""Sections that are a table of a bench's rows as they are, and those on big models and on start-up."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ def big_model(record: Record) -> str:
         lines.append([what, name, size, f"{row['wall_s']:.0f}", f"{row['cpu_s']:.0f}", *speeds, peak, bound])
     heading = ["checkpoint", "command", "output, GB", "s", "CPU s", "GB/s", "GB per CPU s", "peak RSS, GB", "bound, GB"]
     return table(heading, lines)
+
+
+def startup(record: Record) -> str:
+    """CPU milliseconds of each process, and how many times those of what it is held against."""
+    lines = [
+        [
+            f"`{row['process']}`" if "," not in row["process"] else row["process"], f"{row['cpu_ms']:.1f}",
+            f"{row['times_as_much']:.2f} x `{row['beside']}`" if row["beside"] else NONE,
+            f"{row['at_most']:g}" if row["at_most"] else NONE,
+        ]
+        for row in record["rows"]
+    ]  # fmt: skip
+    return table(["process", "CPU ms", "beside", "goal: at most"], lines)
 
 
 def _heading(key: str) -> str:
