@@ -1,0 +1,100 @@
+"""One product by the kernels against the same sums by torch, to the bit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from asrcompress.kernels.call import linear, usable
+from asrcompress.kernels.weights import PanelWeight, fits, stack
+from tests.kernels.conftest import packed, product_in_words
+
+SHAPES = [(1, 4, 1), (5, 7, 3), (6, 64, 64), (7, 65, 66), (13, 36, 130), (97, 144, 48), (200, 20, 17)]
+
+
+def panels(weight, bias=None):
+    return PanelWeight(weight.codes, weight.scale, weight.zero_point, bias)
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
+@pytest.mark.parametrize("options", [{}, {"granularity": "per_tensor"}, {"method": "asymmetric"}, {"bits": 2}], ids=str)
+def test_every_shape_gives_the_same_bits(rows, inputs, outputs, options):
+    weight, bias, x = packed(outputs, inputs, **options), torch.randn(outputs), torch.randn(rows, inputs)
+    assert torch.equal(linear(panels(weight), x), product_in_words(x, weight))
+    assert torch.equal(linear(panels(weight, bias), x), product_in_words(x, weight, bias))
+    assert torch.equal(linear(panels(weight, bias), x, relu=True), product_in_words(x, weight, bias).relu())
+
+
+@pytest.mark.parametrize("method", ["rtn", "asymmetric"])
+@pytest.mark.parametrize("groups", ["per_group:4", "per_group:32", "per_group:64"])
+def test_groups_have_scales_and_zero_points_of_their_own(groups, method):
+    weight, x = packed(70, 128, granularity=groups, method=method, bits=4), torch.randn(11, 128)
+    assert weight.scale.shape[1] == 128 // int(groups.split(":")[1])
+    assert torch.equal(linear(panels(weight), x), product_in_words(x, weight))
+
+
+def test_groups_that_cut_a_word_are_for_torch():
+    assert fits(10, 1) and fits(64, 16) and not fits(12, 2)
+    weight, x = packed(5, 12, granularity="per_group:6"), torch.randn(3, 12)
+    assert not weight.fits_kernels
+    torch.testing.assert_close(weight.integer_product(x), product_in_words(x, weight), rtol=0, atol=0)
+
+
+def test_more_threads_give_the_same_bits():
+    weight, few, many = packed(300, 96), torch.randn(5, 96), torch.randn(500, 96)
+    before = torch.get_num_threads()
+    wanted = [linear(panels(weight), x) for x in (few, many)]
+    torch.set_num_threads(2)
+    try:
+        found = [linear(panels(weight), x) for x in (few, many)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_rows_of_zeros_and_next_to_zeros_give_the_bias():
+    weight, bias = packed(9, 8), torch.randn(9)
+    x = torch.stack([torch.zeros(8), torch.full((8,), 1e-38)])
+    assert torch.equal(linear(panels(weight, bias), x), bias.expand(2, -1))
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_does_not_get_lost(broken):
+    weight, x = packed(9, 40), torch.randn(3, 40)
+    x[1, 37] = broken
+    out = linear(panels(weight), x)
+    assert not out[1].isfinite().any() and out[[0, 2]].isfinite().all()
+    after = linear(panels(weight), x, relu=True)[1]
+    assert after.isnan().all() if math.isnan(broken) else not after.isfinite().all()  # - infinity is below 0
+
+
+def test_overlapping_rows_are_read_where_they_lie():
+    weight, memory = packed(6, 12), torch.randn(100)
+    windows = memory.as_strided((20, 12), (4, 1))
+    assert torch.equal(linear(panels(weight), windows), product_in_words(windows.contiguous(), weight))
+
+
+def test_stacked_weights_are_their_outputs_behind_one_another():
+    first, second, bias, x = packed(5, 16), packed(7, 16, method="asymmetric", seed=1), torch.randn(7), torch.randn(4, 16)
+    both = stack([(w.codes, w.scale, w.zero_point, b) for w, b in ((first, None), (second, bias))])
+    assert torch.equal(linear(both, x), torch.cat([product_in_words(x, first), product_in_words(x, second, bias)], dim=1))
+
+
+def test_whoever_differentiates_or_traces_sees_torch():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Names(TorchDispatchMode):
+        seen: list[str] = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    weight, x = packed(6, 8), torch.randn(2, 8)
+    assert usable(x) and not usable(x.clone().requires_grad_()) and not usable(x.double())
+    fast = weight.integer_product(x)
+    with Names():
+        assert torch.equal(weight.integer_product(x), fast)
+    assert any("_int_mm" in name for name in Names.seen)
