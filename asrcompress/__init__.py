@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def load(path: str | Path, *, device: str = "cpu") -> Any:
+def load(path: str | Path, *, device: str = "cpu", fused: bool = False) -> Any:
     """Give back the torch module that an artifact (or a checkpoint) holds, in eval mode.
 
     Args:
         path: an artifact written by `asrcompress quantize`, or any checkpoint the tool reads.
         device: where the module's tensors go.
+        fused: run whole layers at once where that is faster, as `eval` does; hooks on modules inside them are not called then.
 
     Returns:
         The `torch.nn.Module`; a packed weight stays packed inside its integer module.
@@ -32,7 +33,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Any:
     """
     from asrcompress.ops.load import load_model
 
-    return load_model(path, device=device).module
+    return load_model(path, device=device, fused=fused).module
 
 
 def swap(model: Any, recipe: Any = None, *, calibrate: Callable[[Any], Any] | None = None, **options: Any) -> Any:

@@ -95,7 +95,7 @@ def evaluate(
         f"{path} is of the family {source.spec.family}",
         getattr(source.family, "UNUSED_OPTIONS", ()),
     )
-    loaded = build_model(source, device=config.device)
+    loaded = build_model(source, device=config.device, fused=True)
     if source.content is not None and source.content.recipe.get("activations") == "int8" and not source.content.grids:
         library()  # compiled, where it has to be, before any time is taken
     if source.family.TASK == "asr":

@@ -140,10 +140,14 @@ def build_float(source: Source) -> nn.Module:
     return module
 
 
-def build_model(source: Source, *, device: str = "cpu", observe: Sites | None = None) -> LoadedModel:
+def build_model(
+    source: Source, *, device: str = "cpu", observe: Sites | None = None, fused: bool = False
+) -> LoadedModel:
     """Build the source's model fresh and fill it; every tensor must find its place.
 
     `observe`: sites that record; the model then computes in float, as the twins of level integer-only would on integers.
+    `fused`: layers of int8 products run whole where kernels/ can, as is fastest; hooks on modules inside of them are not
+    called then.
     """
     module = build_float(source)
     content = source.content
@@ -156,7 +160,7 @@ def build_model(source: Source, *, device: str = "cpu", observe: Sites | None = 
         except AsrCompressError as error:
             raise AsrCompressError(f"{source.path}: {error}") from error
     module = module.eval().to(device)
-    if observe is None:
+    if fused and device == "cpu":
         fuse(module)
         fuse_decoder(module)
     return LoadedModel(module, source)
@@ -177,10 +181,10 @@ def _make_integer(module: nn.Module, content: ArtifactContent, device: str, obse
 
 
 def load_model(
-    path: str | Path, *, device: str = "cpu", data_dir: Path | None = None, trust: bool = False
+    path: str | Path, *, device: str = "cpu", data_dir: Path | None = None, trust: bool = False, fused: bool = False
 ) -> LoadedModel:
     """`open_source`, then `build_model`."""
-    return build_model(open_source(path, data_dir=data_dir, trust=trust), device=device)
+    return build_model(open_source(path, data_dir=data_dir, trust=trust), device=device, fused=fused)
 
 
 def describe(source: Source, num_params: int) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def parts(paths: dict[str, Path], args: argparse.Namespace) -> list[dict[str, An
     watches: dict[str, Stopwatch] = {}
     runs: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
     for name, path in paths.items():
-        model, watch = load_model(path), Stopwatch()
+        model, watch = load_model(path, fused=True), Stopwatch()
         family, spec, module = model.source.family, model.source.spec, model.module
         encoder: Any = module.encoder
         encoder.forward = watch.wrap("encoder", encoder.forward)

@@ -60,7 +60,7 @@ def _artifact(level: str, num_bits: int = 8) -> Callable[[Case], Run]:
         path = case.folder / f"int{num_bits}.{level}.safetensors"
         if not path.exists():
             quantize(case.checkpoint, path, QuantizeConfig(num_bits=num_bits, level=level))
-        return _of(FairseqEncoder(load_model(path).module.encoder, case.part).eval(), case.x)
+        return _of(FairseqEncoder(load_model(path, fused=True).module.encoder, case.part).eval(), case.x)
 
     return make
 

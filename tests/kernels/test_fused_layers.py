@@ -45,7 +45,7 @@ def artifact(request, tmp_path_factory):
 
 @pytest.fixture
 def model(artifact):
-    return build_model(open_source(artifact)).module
+    return build_model(open_source(artifact), fused=True).module
 
 
 def speech(model, lengths=(120, 61, 90)):
