@@ -185,3 +185,26 @@ def test_references_without_a_word_are_found_before_decoding(
     with pytest.raises(AsrCompressError, match="has a word after the normaliser 'basic', so there is no WER"):
         evaluate(artifact, config(tmp_path / "list.txt", limit=limit), output=tmp_path / "e.json")
     assert not (tmp_path / "e.json").exists()
+
+
+def test_batches_are_of_similar_lengths_and_change_nothing(artifact: Path, tiny_speech: Path, tmp_path: Path) -> None:
+    from asrcompress.ops.evaluate import Clock, batches_of_features
+    from asrcompress.ops.load import load_model
+
+    files, durations = sorted(tiny_speech.parent.glob("*.flac")), [1.0, 3.0, 2.0, 5.0, 4.0]
+    loaded = load_model(artifact)
+    found = [positions for positions, _ in batches_of_features(loaded, files, 2, Clock(), durations)]
+    assert found == [[3, 4], [1, 2], [0]]
+    assert [p for p, _ in batches_of_features(loaded, files, 1, Clock(), durations)] == [[0], [1], [2], [3], [4]]
+    lines = []
+    for size in (1, 3):
+        output, _ = evaluate(artifact, config(tiny_speech, batch_size=size), output=tmp_path / f"{size}.json")
+        lines.append(utterances(output))
+    assert lines[0] == lines[1]
+
+
+def test_how_integers_were_multiplied_is_recorded(artifact: Path, tiny_speech: Path, tmp_path: Path) -> None:
+    from asrcompress.kernels import state
+
+    _, record = evaluate(artifact, config(tiny_speech), output=tmp_path / "e.json")
+    assert record["environment"]["integer_kernels"] == state()
