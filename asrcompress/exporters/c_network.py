@@ -266,7 +266,7 @@ def _shared(numbers: torch.Tensor) -> list[int]:
 
 
 def packed_codes(product: Product) -> bytes:
-    """Codes as one stream of bits, the least significant first."""
+    """Codes as one stream of bits, the least significant first; with a byte behind it where its last bit may not fill a code."""
     bits: list[int] = []
     places = range(product.code_bits)
     for code in product.codes:
@@ -274,7 +274,7 @@ def packed_codes(product: Product) -> bytes:
             bits.append(int(code is not None))
         if code is not None:
             bits += [code >> place & 1 for place in places]
-    return np.packbits(np.array(bits, dtype=np.uint8), bitorder="little").tobytes()
+    return np.packbits(np.array(bits, dtype=np.uint8), bitorder="little").tobytes() + bytes(product.zeros_apart)
 
 
 def offset_bytes(product: Product) -> tuple[int, int, bytes]:

@@ -113,19 +113,22 @@ def run(artifact: Path, audio: list[np.ndarray]) -> dict[str, Any]:
         "c_us": c_us,
         "torch_us": torch_us,
         "macs_per_step": macs_per_step(network),
-        "arm": on_arm(program, arm, codes, wanted_steps) if arm else None,
+        "arm": on_arm(program, arm, codes, wanted_steps, (network.sizes["kernel_size"][1], network.sizes["stride"][1]))
+        if arm
+        else None,
     }
 
 
-def on_arm(program: bytes, sizes: dict[str, int], clips: list[np.ndarray], wanted: list[list[int]]) -> dict[str, Any]:
-    """What qemu says of the first clips as one stream."""
+def on_arm(
+    program: bytes, sizes: dict[str, int], clips: list[np.ndarray], wanted: list[list[int]], frames: tuple[int, int]
+) -> dict[str, Any]:
+    """What qemu says of the first clips as one stream; `frames` to the first step, and from step to step."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kws")
         path.write_bytes(program)
         path.chmod(0o755)
         found = c_on_arm.logits(path, np.concatenate(clips[:ARM_CLIPS]))
-        steps = c_on_arm.logits(path, clips[0])
-        instructions = c_on_arm.instructions_per_step(path, clips[0], len(steps))
+        instructions = c_on_arm.instructions_per_step(path, clips[0], *frames)
     equal = sum(a == b for a, b in zip(found, wanted, strict=False))
     return {
         "flash_bytes": sizes,

@@ -79,15 +79,15 @@ def logits(program: Path, codes: np.ndarray) -> list[list[int]]:
     return found
 
 
-def instructions_per_step(program: Path, codes: np.ndarray, num_steps: int) -> float:
-    """Instructions that qemu runs for a stream, less those of no stream, a step; reading and writing are in it."""
+def instructions_per_step(program: Path, codes: np.ndarray, kernel_frames: int, step_frames: int) -> float:
+    """Instructions that qemu runs from step to step, of the first ones; reading frames and writing logits are in it."""
 
-    def count(frames: np.ndarray) -> int:
+    def count(num_frames: int) -> int:
         command = ["qemu-arm", "-singlestep", "-d", "exec,nochain", program]
-        done = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=True)
+        done = subprocess.run(command, input=codes[:num_frames].tobytes(), capture_output=True, check=True)
         return done.stderr.count(b"\n")
 
-    return (count(codes) - count(codes[:0])) / num_steps
+    return (count(kernel_frames + 2 * step_frames) - count(kernel_frames)) / 2
 
 
 def _run(*command: str) -> str:

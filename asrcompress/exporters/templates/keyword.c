@@ -20,7 +20,7 @@ typedef struct {
 } scaling;
 
 /* A weight of rows x (groups * group_size) codes and what goes with it. Codes are a stream of code_bits each,
- * least significant first; with zeros_apart a bit says before each code that it is there, or that the weight is 0; offsets, one a row, are offset_low and offset_bytes more. Where a row and group have no
+ * least significant first; with zeros_apart a bit says before each code that it is there, or that the weight is 0 (and a byte follows them); offsets, one a row, are offset_low and offset_bytes more. Where a row and group have no
  * multiplier (or zero point) of their own, all share the first one. */
 typedef struct {
     const uint8_t *codes;
@@ -55,12 +55,6 @@ typedef struct {
     int32_t gate_low, gate_high;
 } layer;
 
-typedef struct {
-    const uint8_t *next;
-    uint32_t buffer;
-    uint8_t num_bits;
-} reader;
-
 ${data}
 static const uint32_t whole_powers[64] = {${whole_powers}};
 static const uint32_t part_powers[64] = {${part_powers}};
@@ -91,22 +85,9 @@ static void rescale_all(const scaling *s, const int16_t *x, int8_t *out, uint16_
         out[i] = (int8_t)rescale(s, x[i]);
 }
 
-static uint32_t take(reader *r, uint8_t num_bits)
+static int64_t offset_of(const product *p, uint32_t row)
 {
-    uint32_t bits;
-    while (r->num_bits < num_bits) {
-        r->buffer |= (uint32_t)*r->next++ << r->num_bits;
-        r->num_bits = (uint8_t)(r->num_bits + 8);
-    }
-    bits = r->buffer & (((uint32_t)1 << num_bits) - 1);
-    r->buffer >>= num_bits;
-    r->num_bits = (uint8_t)(r->num_bits - num_bits);
-    return bits;
-}
-
-static int64_t offset_of(const product *p, uint16_t row)
-{
-    const uint8_t *bytes = p->offsets + (uint32_t)row * p->offset_bytes;
+    const uint8_t *bytes = p->offsets + row * p->offset_bytes;
     uint64_t above = 0;
     uint8_t i;
     for (i = 0; i < p->offset_bytes; i++)
@@ -117,29 +98,43 @@ static int64_t offset_of(const product *p, uint16_t row)
 /* The weight times each of `positions` stretches of x, `stride` apart -> out[row * positions + position]. */
 static void multiply(const product *p, const int8_t *x, uint16_t positions, uint16_t stride, int16_t *out)
 {
-    reader r = {p->codes, 0, 0};
+    const uint8_t *next = p->codes;
+    const uint32_t apart = p->zeros_apart, code_bits = p->code_bits, mask = ((uint32_t)1 << code_bits) - 1;
+    const int32_t input_zero = p->input_zero, step = p->code_step;
+    uint32_t buffer = 0, held = 0, row, group, i, at;
     int64_t totals[NUM_BANDS];
-    int32_t sums[NUM_BANDS], input_zero = p->input_zero;
-    uint16_t row, group, i, at;
+    int32_t sums[NUM_BANDS];
     for (row = 0; row < p->rows; row++) {
         const int8_t *from = x;
         int64_t offset = offset_of(p, row);
         for (at = 0; at < positions; at++)
             totals[at] = offset;
         for (group = 0; group < p->groups; group++) {
-            uint32_t own = (uint32_t)row * p->groups + group;
-            int32_t zero_point = p->zero_points ? p->zero_points[p->own_zero_points ? own : 0] : 0;
+            uint32_t own = row * p->groups + group;
+            int32_t low = p->code_low - (p->zero_points ? p->zero_points[p->own_zero_points ? own : 0] : 0), first = 0;
             for (at = 0; at < positions; at++)
                 sums[at] = 0;
             for (i = p->group_size; i; i--) {
                 const int8_t *number = from++;
-                int32_t *sum = sums, *end = sums + positions, code;
-                if (p->zeros_apart && !take(&r, 1))
+                uint32_t bits;
+                int32_t code;
+                while (held < code_bits + apart) {
+                    buffer |= (uint32_t)*next++ << held;
+                    held += 8;
+                }
+                bits = buffer;
+                buffer >>= apart;
+                held -= apart;
+                if (apart && !(bits & 1))
                     continue;
-                code = (int32_t)take(&r, p->code_bits) * p->code_step + p->code_low - zero_point;
-                for (; sum < end; number += stride)
-                    *sum++ += code * (*number - input_zero);
+                code = (int32_t)(buffer & mask) * step + low;
+                buffer >>= code_bits;
+                held -= code_bits;
+                first += code * (*number - input_zero);
+                for (at = 1; at < positions; at++)
+                    sums[at] += code * (*(number += stride) - input_zero);
             }
+            sums[0] = first;
             for (at = 0; at < positions; at++)
                 totals[at] += (int64_t)sums[at] * p->multipliers[p->own_multipliers ? own : 0];
         }
