@@ -27,7 +27,7 @@ def read_report(arguments: list[str]) -> dict[str, Any] | None:
             name = flag.replace("-", "_")
             if not equals:
                 value = left.pop(0) if left else ""
-            if "_" in flag or not _take(options, name, value, is_apart=not equals):
+            if "_" in flag or not _take(options, name, value):
                 return None
         elif argument.startswith("-") and argument != "-":
             return None
@@ -38,9 +38,9 @@ def read_report(arguments: list[str]) -> dict[str, Any] | None:
     return options
 
 
-def _take(options: dict[str, Any], name: str, value: str, *, is_apart: bool) -> bool:
+def _take(options: dict[str, Any], name: str, value: str) -> bool:
     """Put an option with its value; False where that is not plain."""
-    if not value or (is_apart and value.startswith("-")):
+    if not value:
         return False
     if name in PATHS:
         options[name] = Path(value)
