@@ -44,6 +44,8 @@ class Graph:
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self._known: dict[Any, str] = {}
+        self._done: dict[Any, list[str]] = {}
+        self._prepared: dict[Any, list[str]] = {}
         self._places: list[tuple[str, dict[str, int]]] = [("", {})]
         self._number = 0
 
@@ -103,20 +105,25 @@ class Graph:
         """One node with several results. An empty name is an input that is left out; `domain` may be among the attributes."""
         from onnx import helper
 
+        told = len(self.nodes) if "body" in attributes else repr(sorted(attributes.items()))
+        key = (kind, inputs, num_results, told)
+        if key in self._done:  # the same of the same, such as three projections of one input
+            return self._done[key]
         self._number += 1
         stem = f"{self._places[-1][0]}/{kind}_{self._number}".lstrip("/") if kind in PRODUCTS else ""
         results = [f"v{self._number}" if index == 0 else f"v{self._number}.{index}" for index in range(num_results)]
         self.nodes.append(helper.make_node(kind, list(inputs), results, name=stem, **attributes))
+        self._done[key] = results
         return results
 
     def prepare(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """A node that depends on constants alone: it comes before all others, once, so that loops may use it too."""
-        key = (kind, inputs, repr(sorted(attributes.items())))
-        if key not in self._known:
-            nodes, self.nodes = self.nodes, self.prepared
-            self._known[key] = self.op(kind, *inputs, **attributes)
-            self.nodes = nodes
-        return self._known[key]
+        nodes, done = self.nodes, self._done
+        self.nodes, self._done = self.prepared, self._prepared
+        try:
+            return self.op(kind, *inputs, **attributes)
+        finally:
+            self.nodes, self._done = nodes, done
 
     def scan(self, write: Callable[[list[str], str], list[str]], states: list[str], sequence: str) -> list[str]:
         """A loop over the first axis of `sequence`: `write(states, element)` gives the next states, which start as `states`.
@@ -126,11 +133,12 @@ class Graph:
         from onnx import helper
 
         nodes, self.nodes = self.nodes, []
+        done, self._done = self._done, dict(self._done)
         self._number += 1
         names = [f"s{self._number}.{index}" for index in range(len(states))]
         element = f"e{self._number}"
         found = write(names, element)
-        body, self.nodes = self.nodes, nodes
+        body, self.nodes, self._done = self.nodes, nodes, done
         results = [f"r{self._number}.{index}" for index in range(2 * len(found))]
         for value, name in zip(found * 2, results, strict=True):
             body.append(helper.make_node("Identity", [value], [name]))
