@@ -43,14 +43,6 @@ class EncoderWeights:
     pre_norm: bool
 
 
-def encoder_layer_struct(weights: EncoderWeights) -> CEncoderLayer:
-    """The layer as the kernel reads it; `weights` must outlive it."""
-    return CEncoderLayer(
-        c_norm(weights.attention_norm), c_norm(weights.ffn_norm),
-        weights.qkv.c, weights.out.c, weights.fc1.c, weights.fc2.c, weights.num_heads, int(weights.pre_norm),
-    )  # fmt: skip
-
-
 def c_norm(norm: nn.LayerNorm) -> CNorm:
     """A layer norm's parameters, where they lie."""
     return CNorm(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
@@ -80,13 +72,24 @@ class Scratch:
         self.attended = torch.empty(time * batch, dim)
 
 
-def run_encoder_layer(layer: CEncoderLayer, x: Tensor, scratch: Scratch) -> Tensor:
-    """x (time, batch, dim) float32 contiguous -> the layer's output, written over x; rows of padding stay as they are."""
-    time, batch, _ = scratch.shape
-    failed = loaded().asrc_encoder_layer(
-        ctypes.byref(layer), ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(scratch.rows.data_ptr()), ctypes.c_int64(len(scratch.rows)),
-        time, batch, ctypes.c_void_p(None if scratch.mask is None else scratch.mask.data_ptr()), scratch.mask_stride,
-        ctypes.c_void_p(scratch.qkv.data_ptr()), ctypes.c_void_p(scratch.attended.data_ptr()), torch.get_num_threads(),
-    )  # fmt: skip
-    check(failed)
-    return x
+class WholeLayer:
+    """One encoder layer, in one call."""
+
+    def __init__(self, weights: EncoderWeights) -> None:
+        self.weights = weights  # keeps what `c` points to
+        self.c = CEncoderLayer(
+            c_norm(weights.attention_norm), c_norm(weights.ffn_norm),
+            weights.qkv.c, weights.out.c, weights.fc1.c, weights.fc2.c, weights.num_heads, int(weights.pre_norm),
+        )  # fmt: skip
+
+    def __call__(self, x: Tensor, scratch: Scratch) -> Tensor:
+        """x (time, batch, dim) float32 contiguous -> the layer's output, written over x; rows of padding stay as they are."""
+        time, batch, _ = scratch.shape
+        failed = loaded().asrc_encoder_layer(
+            ctypes.byref(self.c), ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(scratch.rows.data_ptr()),
+            ctypes.c_int64(len(scratch.rows)), time, batch,
+            ctypes.c_void_p(None if scratch.mask is None else scratch.mask.data_ptr()), scratch.mask_stride,
+            ctypes.c_void_p(scratch.qkv.data_ptr()), ctypes.c_void_p(scratch.attended.data_ptr()), torch.get_num_threads(),
+        )  # fmt: skip
+        check(failed)
+        return x

@@ -17,16 +17,16 @@ from asrcompress.integers.matmul import int_bmm
 from asrcompress.integers.products import FixedWeight, weight_product
 from asrcompress.integers.rescale import shift_right, to_codes
 from asrcompress.integers.tensor import GridTensor, as_float, grid_tensor, point
-from asrcompress.kernels.call import linear, usable
-from asrcompress.kernels.weights import PanelWeight
+from asrcompress.kernels.call import usable
+from asrcompress.kernels.convolution import DepthwiseWeight, WindowWeight
+from asrcompress.modules.laid_out import LaidOut
 from asrcompress.modules.weight import FloatWeight, GridOf, IntegerWeight, as_bias, check_activations, passed
 
 
-class IntegerConv(nn.Module):
+class IntegerConv(LaidOut):
     """Convolution over 1 or 2 dimensions with packed weight (out, in / groups, *kernel)."""
 
     fixed: FixedWeight | None = None
-    _panels: PanelWeight | None = None
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d, weight: FloatWeight, *, activations: str = "none") -> None:
         super().__init__()
@@ -67,35 +67,30 @@ class IntegerConv(nn.Module):
             if self.packed.watcher is None:
                 return out
             return self.packed.watched(self._grouped(self._patches(x)), out.movedim(1, -1)).movedim(-1, 1)
-        if self._fits_kernels() and usable(x):
-            return self._over_time(x)
+        if usable(x) and x.numel() and (kernel := self._over_time()) is not None:
+            return kernel(x)
         out = self._dynamic_product(self._grouped(self._patches(x)))
         if self.bias is not None:
             out = out + self.bias
         return out.movedim(-1, 1)
 
-    def _fits_kernels(self) -> bool:
-        """Whether patches are pieces of memory in a row, once channels come last: over time alone, one scale a channel."""
+    def _over_time(self) -> WindowWeight | DepthwiseWeight | None:
+        """The weight for the kernels, where it is over time alone and every output has one scale."""
         weight = self.packed
-        return (
-            isinstance(weight, IntegerWeight) and weight.codes.is_cpu and weight.scale.shape[1] == 1
-            and len(self.kernel_size) == 1 and self.groups == 1 and self.dilation[0] == 1
-        )  # fmt: skip
-
-    def _over_time(self, x: Tensor) -> Tensor:
-        """x (batch, in, time) padded -> (batch, out, time_out): rows of the product overlap in memory, and none is copied."""
-        batch, channels, time = x.shape
-        size, stride = self.kernel_size[0], self.stride[0]
-        time_out = (time - size) // stride + 1
-        steps = -(-time // stride)  # of every utterance; the last ones reach into the next and are left out
-        rows = x.new_zeros(batch * steps * stride + size, channels)
-        rows[: batch * steps * stride].view(batch, steps * stride, channels)[:, :time].copy_(x.transpose(1, 2))
-        windows = rows.as_strided((batch * steps, size * channels), (stride * channels, 1))
-        if self._panels is None:
-            weight = self.packed
-            codes = weight.codes.view(-1, channels, size).transpose(1, 2).reshape(-1, size * channels)  # type: ignore[operator]
-            self._panels = PanelWeight(codes, weight.scale, weight.zero_point, self.bias)  # type: ignore[arg-type]
-        return linear(self._panels, windows).view(batch, steps, -1)[:, :time_out].transpose(1, 2)
+        if not isinstance(weight, IntegerWeight) or not weight.codes.is_cpu or len(self.kernel_size) != 1:
+            return None
+        outputs, channels = weight.shape[:2]
+        if weight.scale.shape[1] != 1:
+            return None
+        scales, stride, dilation = (weight.scale, weight.zero_point, self.bias), self.stride[0], self.dilation[0]
+        if self.groups == 1 and dilation == 1:
+            codes = weight.codes.view(outputs, channels, -1)
+            return self.laid_out("windows", lambda: WindowWeight(codes, *scales, stride=stride))
+        if self.groups == outputs and channels == 1:
+            return self.laid_out(
+                "channels", lambda: DepthwiseWeight(weight.codes, *scales, stride=stride, dilation=dilation)
+            )
+        return None
 
     def _padded(self, x: Tensor, grid: Grid | None) -> Tensor:
         if self.padding_mode == "zeros":

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asrcompress.kernels.call import usable
-from asrcompress.kernels.layers import EncoderWeights, Scratch, encoder_layer_struct, run_encoder_layer
+from asrcompress.kernels.layers import EncoderWeights, Scratch, WholeLayer
 from asrcompress.kernels.weights import PanelWeight, stack
 from asrcompress.modules.attention import IntegerMultiheadAttention
+from asrcompress.modules.laid_out import LaidOut
 from asrcompress.modules.linear import IntegerLinear
 from asrcompress.modules.twins import forward_class
 from asrcompress.modules.weight import IntegerWeight
@@ -75,27 +76,28 @@ def stacked(*linears: Any) -> PanelWeight:
     )
 
 
+def _encoder_weights(layer: Any) -> EncoderWeights:
+    attention = layer.self_attn
+    return EncoderWeights(
+        qkv=stacked(attention.q_proj, attention.k_proj, attention.v_proj), out=panel(attention.out_proj),
+        fc1=panel(layer.fc1), fc2=panel(layer.fc2),
+        attention_norm=layer.self_attn_layer_norm, ffn_norm=layer.final_layer_norm,
+        num_heads=attention.num_heads, pre_norm=layer.normalize_before,
+    )  # fmt: skip
+
+
 @cache
 def fused_encoder_layer(base: Any) -> Any:
     """A subclass of Fairseq's layer that runs whole."""
+    kept: Any = LaidOut
 
-    class FusedEncoderLayer(base):  # type: ignore[misc,unused-ignore]
-        _whole: tuple[EncoderWeights, Any] | None = None
-
+    class FusedEncoderLayer(kept, base):  # type: ignore[misc,unused-ignore]
         def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None) -> Any:
             """x (time, batch, dim), encoder_padding_mask (batch, time) -> (time, batch, dim)."""
             if attn_mask is not None or self.training or not usable(x):
                 return super().forward(x, encoder_padding_mask, attn_mask)
-            if self._whole is None:
-                attention = self.self_attn
-                weights = EncoderWeights(
-                    qkv=stacked(attention.q_proj, attention.k_proj, attention.v_proj),
-                    out=panel(attention.out_proj), fc1=panel(self.fc1), fc2=panel(self.fc2),
-                    attention_norm=self.self_attn_layer_norm, ffn_norm=self.final_layer_norm,
-                    num_heads=attention.num_heads, pre_norm=self.normalize_before,
-                )  # fmt: skip
-                self._whole = weights, encoder_layer_struct(weights)
-            return run_encoder_layer(self._whole[1], x.contiguous().clone(), _scratch(x, encoder_padding_mask))
+            whole: WholeLayer = self.laid_out("whole", lambda: WholeLayer(_encoder_weights(self)))
+            return whole(x.contiguous().clone(), _scratch(x, encoder_padding_mask))
 
     FusedEncoderLayer.__name__ = FusedEncoderLayer.__qualname__ = f"Fused{base.__name__}"
     return FusedEncoderLayer

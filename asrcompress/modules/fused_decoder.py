@@ -17,6 +17,7 @@ from asrcompress.kernels.call import usable
 from asrcompress.kernels.decoder import DecoderLayerWeights, DecoderMemory, DecoderWeights
 from asrcompress.modules.attention import IntegerMultiheadAttention
 from asrcompress.modules.fused import fits, panel, stacked
+from asrcompress.modules.laid_out import LaidOut
 from asrcompress.modules.twins import forward_class
 
 DECODER = "fairseq.models.transformer.transformer_decoder.TransformerDecoderBase"
@@ -100,10 +101,9 @@ def _weights(decoder: Any) -> DecoderWeights:
 @cache
 def fused_decoder(base: Any) -> Any:
     """A subclass of Fairseq's decoder whose steps of incremental decoding run whole."""
+    kept: Any = LaidOut
 
-    class FusedDecoder(base):  # type: ignore[misc,unused-ignore]
-        _whole: DecoderWeights | None = None
-
+    class FusedDecoder(kept, base):  # type: ignore[misc,unused-ignore]
         def forward(
             self, prev_output_tokens: Tensor, encoder_out: Any = None, incremental_state: Any = None, **options: Any
         ) -> Any:
@@ -117,12 +117,11 @@ def fused_decoder(base: Any) -> Any:
             ):
                 return super().forward(prev_output_tokens, whole_output(encoder_out), incremental_state, **options)
             if memory is None:
-                if self._whole is None:
-                    self._whole = _weights(self)
+                weights = self.laid_out("whole", lambda: _weights(self))
                 encoded, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
                 rows = encoder_out.get(ROWS)
                 memory = incremental_state[MEMORY] = DecoderMemory(
-                    self._whole,
+                    weights,
                     encoded,
                     masks[0] if masks else None,
                     torch.arange(encoded.shape[1]) if rows is None else rows,

@@ -22,6 +22,7 @@ from asrcompress.integers.products import FixedWeight, fix_weight, weight_produc
 from asrcompress.integers.tensor import Activation, GridTensor, as_float, grid_tensor, observed, point
 from asrcompress.kernels.call import linear, usable
 from asrcompress.kernels.weights import PanelWeight, fits
+from asrcompress.modules.laid_out import LaidOut
 
 GridOf = Callable[[str], Grid | None]  # kind of site -> its grid, None where calibration never came by
 
@@ -66,13 +67,12 @@ class FloatWeight(nn.Module):
         return out if self.watcher is None else self.watcher(x, out)
 
 
-class IntegerWeight(FloatWeight):
+class IntegerWeight(LaidOut, FloatWeight):
     """codes (rows, columns) int8; scale (rows or 1, groups) float32; zero_point int8 like scale, or None."""
 
     codes: Tensor
     scale: Tensor
     zero_point: Tensor | None
-    _panels: PanelWeight | None = None
 
     def __init__(self, weight: QuantizedWeight) -> None:
         nn.Module.__init__(self)
@@ -96,6 +96,17 @@ class IntegerWeight(FloatWeight):
             zero_point = zero_point[flat]
         return dequantize(codes, scale, zero_point).reshape(*index.shape, codes.shape[1])
 
+    def panels(self, rows: slice) -> PanelWeight:
+        """These rows as the kernels read them."""
+
+        def make() -> PanelWeight:
+            scale, zero_point = self.scale, self.zero_point
+            scale = scale if scale.shape[0] == 1 else scale[rows]
+            zero_point = zero_point if zero_point is None or zero_point.shape[0] == 1 else zero_point[rows]
+            return PanelWeight(self.codes[rows], scale, zero_point, None)
+
+        return self.laid_out((rows.start, rows.stop), make)
+
     @property
     def fits_kernels(self) -> bool:
         """Whether kernels/ can multiply by it."""
@@ -107,10 +118,9 @@ class IntegerWeight(FloatWeight):
         One int32 product per group of columns, less zero point x the sum of the activations' codes;
         floats only rescale the sums. `rows` takes a part of the weight, as a grouped convolution does.
         """
-        if rows == slice(None) and self.fits_kernels and usable(x) and x.numel():
-            if self._panels is None:
-                self._panels = PanelWeight(self.codes, self.scale, self.zero_point, None)
-            return linear(self._panels, x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.codes.shape[0])
+        if self.fits_kernels and usable(x) and x.numel():
+            panels = self.panels(rows)
+            return linear(panels, x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], panels.shape[0])
         weight, zero_point = self.codes[rows], self.zero_point
         scale = self.scale if self.scale.shape[0] == 1 else self.scale[rows]
         if zero_point is not None and zero_point.shape[0] > 1:

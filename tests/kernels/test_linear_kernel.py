@@ -98,3 +98,13 @@ def test_whoever_differentiates_or_traces_sees_torch():
     with Names():
         assert torch.equal(weight.integer_product(x), fast)
     assert any("_int_mm" in name for name in Names.seen)
+
+
+def test_copies_and_new_weights_are_laid_out_anew():
+    import copy
+
+    weight, other, x = packed(6, 8), packed(6, 8, seed=1), torch.randn(2, 8)
+    before = weight.integer_product(x)
+    assert torch.equal(copy.deepcopy(weight).integer_product(x), before)
+    weight.load_state_dict(other.state_dict())
+    assert torch.equal(weight.integer_product(x), product_in_words(x, other)) and not torch.equal(before, product_in_words(x, other))

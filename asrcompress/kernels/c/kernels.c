@@ -1,5 +1,6 @@
 // What asrcompress/kernels calls. Compiled on the machine that runs it, for its own instructions.
 #include "decoder.h"
+#include "depthwise.h"
 
 static uint8_t *aligned(size_t bytes) {
     void *memory = NULL;
@@ -48,6 +49,13 @@ int asrc_linear(const Weight *w, const float *x, int64_t stride, int64_t rows, i
         free(scratch);
     }
     return failed;
+}
+
+// x (batch, time, channels) padded already -> out (batch, time_out, channels).
+void asrc_depthwise(const Depthwise *w, const float *x, int64_t batch, int64_t time, int64_t time_out, float *out, int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t step = 0; step < batch * time_out; step++)
+        depthwise_step(w, x + ((step / time_out) * time + (step % time_out) * w->stride) * w->channels, out + step * w->channels);
 }
 
 typedef struct {
