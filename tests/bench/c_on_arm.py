@@ -83,7 +83,7 @@ def instructions_per_step(program: Path, codes: np.ndarray, kernel_frames: int, 
     """Instructions that qemu runs from step to step, of the first ones; reading frames and writing logits are in it."""
 
     def count(num_frames: int) -> int:
-        command = ["qemu-arm", "-singlestep", "-d", "exec,nochain", program]
+        command = ["qemu-arm", "-singlestep", "-d", "exec,nochain", str(program)]
         done = subprocess.run(command, input=codes[:num_frames].tobytes(), capture_output=True, check=True)
         return done.stderr.count(b"\n")
 
