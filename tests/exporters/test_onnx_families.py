@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,6 +23,7 @@ from asrcompress.models.crnn_stream import AtOnce
 from asrcompress.ops.export import WrittenExport, export
 from asrcompress.ops.load import load_model
 from asrcompress.ops.quantize import Calibrate, QuantizeConfig, quantize
+from tests.conftest import ROOT
 from tests.fixtures.conformer import make_s2t_conformer
 
 TINY = {
@@ -171,6 +174,35 @@ def test_without_a_runtime_nothing_is_claimed(
     written = export(keyword_checkpoint, "onnx", output=tmp_path / "out-onnx")
     assert written.record["export"]["check"] is None and "not checked" in written.notes[0]
     assert written.record["metrics"]["onnx_max_logit_difference"] is None
+
+
+def test_large_constants_lie_beside_the_graph(
+    keyword_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "INLINE_BYTES", 1000)
+    written = export(keyword_checkpoint, "onnx", output=tmp_path / "out-onnx")
+    files = {file["file"]: file["size_bytes"] for file in written.record["export"]["files"]}
+    assert files["keyword.onnx.data"] > files["keyword.onnx"] and "keyword_stream.onnx.data" in files
+    assert written.record["metrics"]["onnx_max_logit_difference"] < 1e-5
+
+
+def test_the_sidecar_keeps_to_the_schema(keyword_checkpoint: Path, tmp_path: Path) -> None:
+    written = export(keyword_checkpoint, "onnx", output=tmp_path / "out-onnx")
+    schema = json.loads((ROOT / "docs" / "sidecar.schema.json").read_text())
+    jsonschema.validate(json.loads(written.sidecar.read_text()), schema)
+
+
+def test_float_modules_among_integers_are_one_line(samples_dir: Path, tmp_path: Path) -> None:
+    folder, artifact = samples_dir / "kws", tmp_path / "model.safetensors"
+    config = QuantizeConfig(
+        num_bits=4, activations="int8", level="integer-only", calibration_limit=4, exclude=("classifier.weight",)
+    )
+    quantize(folder / "crnn_computer.pt", artifact, config, calibrate=Calibrate(folder / "manifest.tsv"))
+    with pytest.raises(
+        AsrCompressError, match="model.safetensors: classifier:in: has no static grid.*use --level computed"
+    ):
+        export(artifact, "onnx")
+    assert not (tmp_path / "model-onnx").exists()
 
 
 def test_the_same_model_gives_the_same_bytes(keyword_checkpoint: Path, tmp_path: Path) -> None:

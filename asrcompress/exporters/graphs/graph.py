@@ -75,7 +75,8 @@ class Graph:
         site = f"{name}:{kind}{ordinal or ''}"
         if site not in self.grids:
             raise AsrCompressError(
-                f"{site}: has no static grid; modules that compute in float among integers have no ONNX form here"
+                f"{site}: has no static grid, and modules in float among integers have no ONNX form here; quantize all "
+                "of the model, or use --level computed"
             )
         return self.grids[site]
 

@@ -90,10 +90,11 @@ def dequantized(graph: Graph, weight: IntegerWeight) -> str:
     (rows, columns), groups = weight.codes.shape, weight.scale.shape[1]
     codes = _codes(graph, weight)
     if graph.grids and groups == 1:
-        tables = [graph.floats(weight.scale.expand(rows, 1)[:, 0])]
+        whole = weight.scale.shape[0] == 1  # one scale for all rows
+        tables = [graph.floats(weight.scale.reshape(()) if whole else weight.scale[:, 0])]
         if weight.zero_point is not None:
-            tables.append(graph.constant(weight.zero_point.expand(rows, 1)[:, 0].numpy(), INT8))
-        return graph.op("DequantizeLinear", codes, *tables, axis=0)
+            tables.append(graph.constant(weight.zero_point.reshape(() if whole else (-1,)).numpy(), INT8))
+        return graph.ops("DequantizeLinear", 1, codes, *tables, **({} if whole else {"axis": 0}))[0]
     out = graph.prepare("Cast", codes, to=FLOAT_TYPE)
     if groups > 1:
         out = graph.prepare("Reshape", out, graph.integers(rows, groups, columns // groups))
