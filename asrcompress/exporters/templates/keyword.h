@@ -14,6 +14,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define ${upper}_NUM_MELS ${num_mels}
 #define ${upper}_KERNEL_FRAMES ${kernel_frames} /* frames before the first step */
 #define ${upper}_STEP_FRAMES ${step_frames} /* frames from step to step */
@@ -58,5 +62,9 @@ int ${name}_classify(${name}_state *state, const ${name}_input *frames, uint16_t
 
 /* The keyword's probability, 0 to 32768. */
 uint16_t ${name}_probability(const int16_t logits[${upper}_NUM_CLASSES]);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
