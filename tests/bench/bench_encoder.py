@@ -141,7 +141,6 @@ def main() -> None:
             checkpoint = write_checkpoint(Path(folder), dim)
             for part in args.part:
                 for batch in args.batch:
-                    say(f"{part}, d = {dim}, batch {batch}")
                     case = Case(checkpoint, Path(folder), inputs(dim, batch, args.time, part), part)
                     facts = {
                         "part": part,
@@ -153,6 +152,7 @@ def main() -> None:
                     names = args.only or contestants(part, dim, batch)
                     if not names:
                         continue
+                    say(f"{part}, d = {dim}, batch {batch}")
                     rounds = args.rounds if batch == 1 else max(3, args.rounds // 2)
                     found = measure(case, names, rounds, facts)
                     show(found)

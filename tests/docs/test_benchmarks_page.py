@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))  # the generator is a package of its own there
 
-from benchmarks import encoder, evaluation, page, plain, records
+from benchmarks import encoder, evaluation, packing, page, records
 
 RECORDS = records.read_records()
 
@@ -42,6 +42,7 @@ def test_the_script_and_the_page_know_the_same_benches() -> None:
     script = (ROOT / "tools" / "bench.sh").read_text()
     (names,) = re.findall(r"^\[ \$# -gt 0 \] \|\| names=\((.*)\)$", script, re.MULTILINE)
     assert set(names.split()) == set(records.NAMES)
+    assert all((ROOT / "tests" / "bench" / f"bench_{name}.py").is_file() for name in records.NAMES)
 
 
 def encoder_rows(ours_ms: float, ort_ms: float) -> list[dict[str, Any]]:
@@ -89,13 +90,39 @@ def test_a_peer_that_does_not_run_is_a_line() -> None:
     assert "| quanto | does not run: No: no |" in encoder.milliseconds(rows)
 
 
-def test_fields_that_are_the_same_in_all_rows_are_said_once() -> None:
-    text = plain.section(
-        {"rows": [{"tool": "a", "num_bits": 4, "size_bytes": 1234}, {"tool": "b", "num_bits": 4, "size_bytes": 5678}]}
+def packing_rows(ratio: float, times: float) -> list[dict[str, Any]]:
+    speed = {"where": "from disk", "job": "int4", "per_cpu_s_gbps": 1.0, "per_wall_s_gbps": 1.0}
+    return [
+        speed | {"job": "copy", "tool": "read and write", "beside_copy_ratio": 1.0, "asrcompress_times_as_fast": None},
+        speed | {"tool": "asrcompress", "beside_copy_ratio": ratio, "asrcompress_times_as_fast": None},
+        speed | {"tool": "quanto", "beside_copy_ratio": 0.1, "asrcompress_times_as_fast": times},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "times", "words"),
+    [
+        (0.3, 1.1, ["0.3, is met.", "as the others at the same job."]),
+        (0.29, 0.9, ["is not met.", "so not faster everywhere."]),
+    ],
+)
+def test_the_goals_of_packing_are_judged_by_their_ratios(ratio: float, times: float, words: list[str]) -> None:
+    assert all(word in packing.verdict(packing_rows(ratio, times)) for word in words)
+
+
+def test_a_peer_with_a_smaller_file_is_named() -> None:
+    shape = {
+        "layers": "a",
+        "codes": "int4",
+        "scales": "per channel",
+        "theory_bytes": 90,
+        "file_beside_theory_ratio": 1.1,
+    }
+    ours, theirs = shape | {"tool": "asrcompress", "file_bytes": 100}, shape | {"tool": "quanto"}
+    assert "Nobody is smaller" in packing.sizes({"rows": [ours, theirs | {"file_bytes": 100}]})
+    assert "Smaller than asrcompress at the same bits: quanto, a, int4, per channel." in packing.sizes(
+        {"rows": [ours, theirs | {"file_bytes": 99}]}
     )
-    assert text.splitlines() == [
-        "In all rows: num bits 4.", "", "| tool | size, bytes |", "| --- | ---: |", "| a | 1,234 |", "| b | 5,678 |"
-    ]  # fmt: skip
 
 
 def test_no_place_is_named() -> None:

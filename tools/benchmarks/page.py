@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.results import ROOT
 
-from benchmarks import encoder, evaluation, plain
+from benchmarks import encoder, evaluation, packing, processes
 from benchmarks.records import NAMES, Record, conditions, read_records
 
 PAGE, TEMPLATE = ROOT / "docs" / "benchmarks.md", Path(__file__).with_name("benchmarks.md.in")
@@ -21,10 +21,10 @@ SECTIONS: dict[str, Callable[[Record], str]] = {
     "eval": evaluation.section,
     "decoding": evaluation.decoding,
     "c_export": evaluation.c_export,
-    "packing": plain.section,
-    "sizes": plain.section,
-    "big_model": plain.big_model,
-    "startup": plain.startup,
+    "packing": packing.section,
+    "sizes": packing.sizes,
+    "big_model": processes.big_model,
+    "startup": processes.startup,
 }
 
 
