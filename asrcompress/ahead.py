@@ -8,9 +8,11 @@ large things are still worked on alone. Results do not depend on the number of t
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -58,6 +60,29 @@ def in_order(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+class Counter:
+    """Tells `progress(done, total)` of names that are worked on in several threads: each number once and in order."""
+
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+        self._progress, self._total, self._lock = progress, total, threading.Lock()
+        self._begun: set[str] = set()
+        self._ended: set[str] = set()
+
+    @contextmanager
+    def count(self, name: str) -> Iterator[None]:
+        """Around the work on a name; one that comes again is not told of again."""
+        with self._lock:
+            if name not in self._begun:
+                self._progress(len(self._begun), self._total)
+                self._begun.add(name)
+        yield
+        with self._lock:
+            if name not in self._ended:
+                self._ended.add(name)
+                if len(self._ended) == self._total:
+                    self._progress(self._total, self._total)
 
 
 def processors() -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 PLACES_AT_ONCE = 1 << 16
+WORDS = (4, 8)  # groups of so many bytes are worked on as one number each
 NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of so many bytes
 
 
@@ -31,6 +32,9 @@ def take_groups(values: Tensor, ranks: np.ndarray, places: np.ndarray) -> Tensor
     flat = bits(values).reshape(-1)
     kept = np.empty((len(ranks), places.shape[1]), dtype=flat.dtype)
     group_m = len(flat) // max(len(ranks), 1)
+    if flat.itemsize == 1 and group_m in WORDS:
+        _take_bytes(flat.view(f"u{group_m}"), ranks, places, kept.view(np.uint8))
+        return torch.from_numpy(kept)
     for here, numbers in _numbers(ranks, places, group_m):
         part = flat[here.start * group_m : here.stop * group_m]
         np.take(part, numbers, out=kept[here], mode="clip")  # the numbers are in range; other modes make a copy
@@ -41,8 +45,49 @@ def put_groups(kept: Tensor, ranks: np.ndarray, places: np.ndarray, values: Tens
     """The inverse of `take_groups`: write the kept values to their places in `values`, which is contiguous."""
     flat, some = bits(values).reshape(-1), bits(kept).reshape(len(ranks), -1)
     group_m = len(flat) // max(len(ranks), 1)
+    if flat.itemsize == 1 and group_m in WORDS:
+        _put_bytes(some.view(np.uint8), ranks, places, flat.view(f"u{group_m}"))
+        return
     for here, numbers in _numbers(ranks, places, group_m):
         flat[here.start * group_m : here.stop * group_m][numbers] = some[here]
+
+
+def _take_bytes(words: np.ndarray, ranks: np.ndarray, places: np.ndarray, kept: np.ndarray) -> None:
+    """`take_groups` of bytes, a word for each group: each kept byte is shifted down to the lowest place."""
+    for here, shifts, shifted in _shifts(words, ranks, places):
+        for place, shift in enumerate(shifts):
+            np.right_shift(words[here], shift, out=shifted)
+            np.copyto(kept[here, place], shifted, casting="unsafe")
+
+
+def _put_bytes(kept: np.ndarray, ranks: np.ndarray, places: np.ndarray, words: np.ndarray) -> None:
+    """The inverse of `_take_bytes`."""
+    lowest = words.dtype.type(0xFF)
+    for here, shifts, shifted in _shifts(words, ranks, places):
+        part = words[here]
+        for place, shift in enumerate(shifts):
+            np.left_shift(lowest, shift, out=shifted)
+            np.invert(shifted, out=shifted)
+            np.bitwise_and(part, shifted, out=part)
+            np.copyto(shifted, kept[here, place])
+            np.left_shift(shifted, shift, out=shifted)
+            np.bitwise_or(part, shifted, out=part)
+
+
+def _shifts(
+    words: np.ndarray, ranks: np.ndarray, places: np.ndarray
+) -> Iterator[tuple[slice, Iterator[np.ndarray], np.ndarray]]:
+    """Words at a time: which, the bits below each kept byte of theirs, one byte after the other, and room for as many words."""
+    tables = (8 * places.T).astype(words.dtype)
+    shift, shifted = np.empty((2, min(PLACES_AT_ONCE, len(ranks))), dtype=words.dtype)
+
+    def of(part: np.ndarray) -> Iterator[np.ndarray]:
+        for table in tables:
+            yield np.take(table, part, out=shift[: len(part)], mode="clip")
+
+    for begin in range(0, len(ranks), PLACES_AT_ONCE):
+        here = slice(begin, min(begin + PLACES_AT_ONCE, len(ranks)))
+        yield here, of(ranks[here]), shifted[: here.stop - begin]
 
 
 def take_masked(values: Tensor, mask: Tensor) -> Tensor:

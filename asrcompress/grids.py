@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.gather import zero_where_dropped
 
 FP16_SMALLEST_NORMAL = 2.0**-14
 FP16_LARGEST = 65504.0
@@ -160,17 +161,18 @@ def all_finite(tensor: Tensor) -> bool:
     return all(math.isfinite(float(edge)) for edge in torch.aminmax(tensor))
 
 
-def max_abs(rows: Tensor, granularity: Granularity, name: str = "weight") -> Tensor:
-    """The largest magnitude that each scale has to cover, shaped like the scale. NaN and infinity show in it."""
-    if granularity.kind == "per_tensor":
-        edges = [torch.aminmax(rows[here]) for here in row_blocks(rows)]
-        low, high = torch.stack([edge.min for edge in edges]).amin(), torch.stack([edge.max for edge in edges]).amax()
-        return torch.maximum(high, -low).reshape(1, 1)
-    grouped = by_scale(rows, granularity, name)
-    found = torch.empty(grouped.shape[:2], dtype=rows.dtype, device=rows.device)
+def max_abs(rows: Tensor, granularity: Granularity, name: str = "weight", mask: Tensor | None = None) -> Tensor:
+    """The largest magnitude that each scale has to cover, shaped like the scale. NaN and infinity show in it.
+
+    `mask`: (rows, columns) bool, False where a weight counts as 0.
+    """
+    groups = granularity.num_groups(rows.shape[1], name)
+    found = torch.empty(len(rows), groups, dtype=rows.dtype, device=rows.device)
     for here in row_blocks(rows):
-        torch.maximum(grouped[here].amax(dim=-1), -grouped[here].amin(dim=-1), out=found[here])
-    return found
+        part = rows[here] if mask is None else zero_where_dropped(rows[here], mask[here])
+        grouped = part.reshape(len(part), groups, -1)
+        torch.maximum(grouped.amax(dim=-1), -grouped.amin(dim=-1), out=found[here])
+    return found.amax(dim=0, keepdim=True) if granularity.kind == "per_tensor" else found
 
 
 def narrow_scale(scale: Tensor) -> Tensor:
@@ -185,8 +187,13 @@ def narrow_scale(scale: Tensor) -> Tensor:
     return scale.half() if fits else scale.float().clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def encode(rows: Tensor, scale: Tensor, num_bits: int, zero_point: Tensor | None = None) -> Tensor:
-    """Round (rows, columns) float32 to the nearest code on the grid of `scale` (and `zero_point`); int8."""
+def encode(
+    rows: Tensor, scale: Tensor, num_bits: int, zero_point: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Round (rows, columns) float32 to the nearest code on the grid of `scale` (and `zero_point`); int8.
+
+    `mask`: (rows, columns) bool, False where a weight counts as 0; of symmetric grids alone.
+    """
     count, columns = rows.shape
     groups = scale.shape[1]
     low, high = code_range(num_bits, symmetric=zero_point is None)
@@ -201,6 +208,8 @@ def encode(rows: Tensor, scale: Tensor, num_bits: int, zero_point: Tensor | None
         if zero is not None:
             buffer += zero[here]
         codes[here] = buffer.clamp_(low, high).reshape(-1, columns)
+        if mask is not None:
+            codes[here] *= mask[here].view(torch.int8)
     return codes
 
 

@@ -27,7 +27,7 @@ Pattern = tuple[int, int]  # keep_n, group_m
 Unstructured = Literal["unstructured"]
 UNSTRUCTURED: Final = "unstructured"
 LARGEST_GROUP = 16
-GROUPS_AT_ONCE = 1 << 16
+GROUPS_AT_ONCE, SCORES_AT_ONCE = 1 << 16, 1 << 17
 FEW_PAIRS = 6  # of a group's members: what all comparisons give together is the index into a table
 
 
@@ -120,9 +120,10 @@ def keep_largest(score: Tensor, keep_n: int, group_m: int, *, of_magnitude: bool
         return (places(groups) < keep_n).movedim(0, -1).flatten(-2)
     values = score.contiguous().numpy().reshape(-1, group_m)
     mask = np.empty(values.shape, dtype=bool)
-    members = np.empty((group_m, min(GROUPS_AT_ONCE, len(values))), dtype=np.float32)
-    for begin in range(0, len(values), GROUPS_AT_ONCE):
-        part = values[begin : begin + GROUPS_AT_ONCE]
+    step = max(1, SCORES_AT_ONCE // group_m)
+    members = np.empty((group_m, min(step, len(values))), dtype=np.float32)
+    for begin in range(0, len(values), step):
+        part = values[begin : begin + step]
         here = members[:, : len(part)]
         for member in range(group_m):
             (np.absolute if of_magnitude else np.positive)(part[:, member], out=here[member])
@@ -139,14 +140,14 @@ def _keep(members: np.ndarray, keep_n: int, mask: np.ndarray) -> None:
         for one, other in pairs:
             np.greater_equal(members[one], members[other], out=first)
             index += index
-            index += first
+            index += first.view(np.uint8)
         np.take(_kept_by_comparisons(keep_n, len(members)), index, axis=0, out=mask, mode="clip")
         return
     ahead = np.zeros(members.shape, dtype=np.uint8)
     for one, other in pairs:
         np.greater_equal(members[one], members[other], out=first)
-        ahead[other] += first
-        ahead[one] += np.logical_not(first, out=first)
+        ahead[other] += first.view(np.uint8)
+        ahead[one] += np.logical_not(first, out=first).view(np.uint8)
     for member, count in enumerate(ahead):
         np.less(count, keep_n, out=mask[:, member])
 
@@ -309,12 +310,14 @@ class _Choices(NamedTuple):
     """What may be kept of a group, by rank, and ranks by the bits of a mask.
 
     places: (choices, keep_n) intp. masks: (choices, group_m) bool. ranks: (2^group_m,) uint8 or uint16; the rank of a mask
-    with fewer than keep_n places is that with its first zeros added; one with more has a number that is no rank.
+    with fewer than keep_n places is that with its first zeros added; one with more has a number that is no rank. table: the
+    ranks of all bytes, where masks are bytes.
     """
 
     places: np.ndarray
     masks: np.ndarray
     ranks: np.ndarray
+    table: bytes
 
 
 @lru_cache(maxsize=8)
@@ -331,14 +334,17 @@ def _choices(pattern: Pattern) -> _Choices:
     dtype = np.uint8 if group_m <= 8 else np.uint16
     ranks = np.full(2**group_m, np.iinfo(dtype).max, dtype=dtype)
     ranks[(1 << places).sum(axis=1)] = np.arange(len(places), dtype=dtype)
-    return _Choices(places, masks, ranks[numbers])
+    by_number = ranks[numbers]
+    return _Choices(places, masks, by_number, np.resize(by_number, 256).tobytes() if group_m <= 8 else b"")
 
 
 def _ranks(mask: np.ndarray, pattern: Pattern) -> np.ndarray:
     """The rank of each group of a mask (rows, columns), (groups,) uint8 or uint16. Raises ValueError where one has too many."""
     numbers, choices = group_numbers(mask, pattern[1]), _choices(pattern)
-    ranks = np.empty(len(numbers), dtype=choices.ranks.dtype)
-    np.take(choices.ranks, numbers, out=ranks, mode="clip")
+    if numbers.dtype == np.uint8:  # the quickest table of bytes that there is
+        ranks = np.frombuffer(numbers.tobytes().translate(choices.table), dtype=np.uint8)
+    else:
+        ranks = choices.ranks[numbers]
     if len(ranks) and int(ranks.max()) >= len(choices.masks):
         raise ValueError(f"a group has more that is not zero than {pattern_name(pattern)} keeps")
     return ranks

@@ -7,6 +7,7 @@ nothing is left whatever happens. No more than one tensor is in memory. Reading 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,15 +73,39 @@ class TensorSpool:
             OSError: as the disk has it.
         """
         handle.write(header(self.outlines, metadata))
+        self._handle.flush()
         for name in in_order(self.outlines):
-            self._handle.seek(self._begins[name])
-            left = data_size_bytes(self.outlines[name])
-            while left:
-                chunk = self._handle.read(min(left, CHUNK_BYTES))
-                if not chunk:
-                    raise OSError(f"the spool of {name} is cut short")
-                handle.write(chunk)
-                left -= len(chunk)
+            _copy(self._handle, self._begins[name], data_size_bytes(self.outlines[name]), handle, name)
+
+
+def _copy(spool: IO[bytes], begin: int, size: int, handle: BinaryIO, name: str) -> None:
+    """Append bytes of the spool to the file: inside the system where it can, which is several times as fast."""
+    done = _copy_inside(spool, begin, size, handle) if size >= CHUNK_BYTES else 0
+    spool.seek(begin + done)
+    while done < size:
+        chunk = spool.read(min(size - done, CHUNK_BYTES))
+        if not chunk:
+            raise OSError(f"the spool of {name} is cut short")
+        handle.write(chunk)
+        done += len(chunk)
+
+
+def _copy_inside(spool: IO[bytes], begin: int, size: int, handle: BinaryIO) -> int:
+    """`_copy` as far as the system does it by itself: how many bytes that were."""
+    if not hasattr(os, "copy_file_range"):
+        return 0
+    handle.flush()
+    end, done = handle.tell(), 0
+    try:
+        while done < size:
+            count = os.copy_file_range(spool.fileno(), handle.fileno(), size - done, begin + done, end + done)
+            if not count:
+                break
+            done += count
+    except OSError:  # not between these files; whatever else it is will be said when it is tried again
+        pass
+    handle.seek(end + done)
+    return done
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asrcompress import ahead
-from asrcompress.ahead import in_order
+from asrcompress.ahead import Counter, in_order
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -64,3 +64,17 @@ def test_the_first_error_in_order_ends_it(num_threads: int) -> None:
 
 def test_nothing_is_begun_without_a_key() -> None:
     assert list(in_order([], lambda key: key, lambda key: 1, num_threads=2)) == []
+
+
+def test_progress_is_told_once_a_number_whatever_the_threads_do() -> None:
+    told: list[tuple[int, int]] = []
+    counter = Counter(lambda done, total: told.append((done, total)), 50)
+
+    def work(name: str) -> None:
+        with counter.count(name):
+            pass
+
+    names = [str(number) for number in range(50)]
+    for _ in in_order([*names, "0"], work, lambda name: 1, num_threads=4):
+        pass
+    assert told == [(done, 50) for done in range(51)]

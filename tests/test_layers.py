@@ -25,6 +25,7 @@ SAME = {
     ("models", "checkpoints"),
     ("patterns", "packing"),
     ("patterns", "gather"),
+    ("grids", "gather"),
     ("sparse", "patterns"),
     ("entropy", "tensor_file"),
     ("artifact", "stored_weight"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
+from asrcompress import tensor_file
 from asrcompress.errors import AsrCompressError
 from asrcompress.tensor_file import TYPE_OF, spool
 
@@ -67,3 +69,30 @@ def test_a_folder_that_is_not_there_and_a_full_disk_are_said_in_one_line(tmp_pat
 def test_a_type_that_the_format_has_not_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AsrCompressError, match="a: a safetensors file holds no torch.complex128"):
         written(tmp_path, {"a": torch.zeros(2, dtype=torch.complex128)})
+
+
+@pytest.mark.parametrize("inside", ["whole", "in parts", "not at all", "not here"])
+def test_a_real_file_gets_the_same_bytes_whether_or_not_the_system_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    monkeypatch.setattr(tensor_file, "CHUNK_BYTES", 1000)
+    calls = []
+
+    def copy(source: int, target: int, count: int, *offsets: int) -> int:
+        calls.append(count)
+        if inside == "not at all" or len(calls) == 3:
+            raise OSError("not between these")
+        return original(source, target, count if inside == "whole" else min(count, 700), *offsets)
+
+    original = getattr(os, "copy_file_range", None)
+    if original is None or inside == "not here":
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    else:
+        monkeypatch.setattr(os, "copy_file_range", copy)
+    tensors = {"a": torch.randn(2000), "b": torch.randn(300), "c": torch.arange(5000, dtype=torch.int16)}
+    with spool(tmp_path / "x") as waiting, open(tmp_path / "out", "wb") as out:
+        for name, tensor in tensors.items():
+            waiting.add(name, tensor)
+        waiting.write_to(out, {"format": "asrcompress.v1"})
+    assert (tmp_path / "out").read_bytes() == save(tensors, metadata={"format": "asrcompress.v1"})
+    assert bool(calls) == (original is not None and inside != "not here")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from asrcompress.artifact import ArtifactContent
-from asrcompress.gather import zero_where_dropped
 from asrcompress.grids import as_rows, nonzero_codes
 from asrcompress.patterns import UNSTRUCTURED, Pattern, Unstructured, pack_groups
 from asrcompress.quantizers.support import Pruned
@@ -33,4 +32,4 @@ def kept_of(content: ArtifactContent | None, name: str) -> Kept | None:
 def pruned_by(kept: Kept, weight: Tensor, name: str) -> Pruned:
     """A weight of shape (out, ...) with what is not kept as 0."""
     mask, pattern = kept
-    return Pruned(zero_where_dropped(as_rows(weight, name), mask), mask, pattern)
+    return Pruned(as_rows(weight, name), mask, pattern)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from asrcompress.ahead import Counter
 from asrcompress.artifact import ArtifactContent
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
@@ -215,21 +216,17 @@ def _stream(
     """The content where each weight is packed from its own values alone."""
     before: Mapping[str, QuantizedWeight] = source.content.quantized if source.content else {}
     packed = [site.name for site in sites if not site.tied_to and (site.name in chosen or site.name in before)]
-    done: set[str] = set()
+    counter = Counter(progress, len(chosen))
 
     def weight_of(name: str) -> QuantizedWeight:
         if name not in chosen:
             return before[name]
-        progress(len(done), len(chosen))
-        with about(source.path):
+        with about(source.path), counter.count(name):
             weight = source.tensors.get(name)
             floating = before[name].dequantize() if weight is None and name in before else weight
             found = _pack(source, name, floating, config, None)
-        if weight is not None:
-            release(weight)
-        done.add(name)
-        if len(done) == len(chosen):
-            progress(len(chosen), len(chosen))
+            if weight is not None:
+                release(weight)
         return found
 
     def float_of(name: str) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asrcompress.ahead import Counter
 from asrcompress.artifact import ArtifactContent
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import Granularity, QuantizedWeight, all_finite, as_rows, zero_codes
@@ -124,26 +125,18 @@ def sparsify_source(
     statistics = _statistics(source, config, sites, chosen, data, progress)
     before: Mapping[str, QuantizedWeight] = source.content.quantized if source.content else {}
     carried = carried_sparse(source, chosen)
-    done: set[str] = set()
-
-    def told(name: str) -> None:
-        progress(len(done), len(chosen))
-        done.add(name)
-        if len(done) == len(chosen):
-            progress(len(chosen), len(chosen))
+    counter = Counter(progress, len(chosen))
 
     def packed_of(name: str) -> QuantizedWeight:
         if name not in chosen:
             return before[name]
-        told(name)
-        with about(source.path):
+        with about(source.path), counter.count(name):
             return prune_codes(name, before[name], config, statistics.get(name))
 
     def sparse_of(name: str) -> SparseWeight:
         if name in carried:
             return carried[name]
-        told(name)
-        with about(source.path):
+        with about(source.path), counter.count(name):
             return _prune_floats(source, name, config, statistics.get(name))
 
     def float_of(name: str) -> Tensor:

@@ -96,7 +96,7 @@ def improve(
     if pruned is not None:
         mask = pruned.mask
         if not pruned.by_column:  # kept weights grow when they make up for dropped ones, and their grid with them
-            larger = replace(pruned, rows=prune(rows, moment, mask=mask, name=name)[0])
+            larger = replace(pruned, whole=prune(rows, moment, mask=mask, name=name)[0])
             candidates.append(grids[-1](pruned=larger))
     start = candidates[-1]
     candidates.append(compensate(rows, start, moment, name=name, mask=mask, act_order=act_order))

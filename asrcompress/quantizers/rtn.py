@@ -8,9 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from asrcompress.grids import Granularity, QuantizedWeight, encode, max_abs, narrow_scale, not_finite, quant_max
+from asrcompress.grids import (
+    Granularity,
+    QuantizedWeight,
+    as_rows,
+    encode,
+    max_abs,
+    narrow_scale,
+    not_finite,
+    quant_max,
+)
 from asrcompress.quantizers.statistics import InputStatistics
-from asrcompress.quantizers.support import Pruned, remaining, require_bits
+from asrcompress.quantizers.support import Pruned, require_bits
 
 SUPPORTED_BITS = (8, 4, 3, 2)
 NEEDS_STATISTICS = False
@@ -31,10 +40,13 @@ def quantize(
         AsrCompressError: NaN or infinity, fewer than 2 dimensions, groups that do not divide, or 1 bit.
     """
     require_bits("rtn", num_bits, SUPPORTED_BITS, name)
-    rows, pattern = remaining(weight, pruned, name, is_checked=True)
-    largest = max_abs(rows, granularity, name)
+    if pruned is None:
+        rows, mask, pattern = as_rows(weight, name, is_checked=True), None, None
+    else:
+        rows, mask, pattern = pruned.whole, pruned.mask, pruned.pattern
+    largest = max_abs(rows, granularity, name, mask)
     if not torch.isfinite(largest).all():
         raise not_finite(name)
     scale = narrow_scale(largest / quant_max(num_bits))
-    codes = encode(rows, scale, num_bits)
+    codes = encode(rows, scale, num_bits, mask=mask)
     return QuantizedWeight(codes, scale, num_bits, granularity, tuple(weight.shape), pattern=pattern)

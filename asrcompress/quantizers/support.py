@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.gather import zero_where_dropped
 from asrcompress.grids import as_rows
 from asrcompress.patterns import Pattern, Unstructured
 
@@ -15,32 +17,33 @@ from asrcompress.patterns import Pattern, Unstructured
 class Pruned:
     """What a sparsifier leaves of a weight.
 
-    rows: (rows, columns) float32, 0 where dropped.
+    whole: (rows, columns) float32; what is dropped counts as 0, whatever stands there.
     mask: (rows, columns) bool, True where kept: exactly keep_n of every group_m columns where there is a pattern.
     pattern: (keep_n, group_m), or UNSTRUCTURED.
     by_column: kept weights make up for dropped ones, and every group chose when its turn came. A method that also goes
         column by column then chooses again as it goes, so that errors of pruning and rounding are made up for together.
     """
 
-    rows: Tensor
+    whole: Tensor
     mask: Tensor
     pattern: Pattern | Unstructured
     by_column: bool = False
 
+    @cached_property
+    def rows(self) -> Tensor:
+        """(rows, columns) float32, 0 where dropped."""
+        return zero_where_dropped(self.whole, self.mask)
 
-def remaining(
-    weight: Tensor, pruned: Pruned | None, name: str, *, is_checked: bool = False
-) -> tuple[Tensor, Pattern | Unstructured | None]:
+
+def remaining(weight: Tensor, pruned: Pruned | None, name: str) -> tuple[Tensor, Pattern | Unstructured | None]:
     """The (rows, columns) to find codes for, and their pattern: the weight's own, or what a sparsifier leaves of it.
-
-    `is_checked`: the caller makes sure that the weight is finite.
 
     A dropped weight is 0. Every grid but that of 1 bit has a code for it, so it has no say in the scale.
 
     Raises:
         AsrCompressError: as `grids.as_rows`.
     """
-    return (as_rows(weight, name, is_checked=is_checked), None) if pruned is None else (pruned.rows, pruned.pattern)
+    return (as_rows(weight, name), None) if pruned is None else (pruned.rows, pruned.pattern)
 
 
 def require_bits(method: str, num_bits: int, supported: tuple[int, ...], name: str) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.gather import zero_where_dropped
 from asrcompress.patterns import UNSTRUCTURED, Pattern
 from asrcompress.quantizers.support import Pruned
 
@@ -55,7 +54,7 @@ def kept_of(sparsity: float, sizes: Sequence[int]) -> list[int]:
 
 def only(rows: Tensor, mask: Tensor, choice: Choice) -> Pruned:
     """What is left where kept weights stay as they are."""
-    return Pruned(zero_where_dropped(rows, mask), mask, choice if isinstance(choice, tuple) else UNSTRUCTURED)
+    return Pruned(rows, mask, choice if isinstance(choice, tuple) else UNSTRUCTURED)
 
 
 def keep_ranked(score: Tensor, counts: Sequence[int]) -> Tensor:
