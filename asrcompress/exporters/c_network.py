@@ -30,6 +30,7 @@ from asrcompress.modules.weight import IntegerWeight
 
 MOST_SUM = 2**31 - 1  # of products of codes
 MOST_TOTAL = 2**63 - 1  # of these, times their multipliers
+MOST_TRIALS = 2**21  # of sums, to find coarser offsets
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Product:
 
     codes: of `code_bits` without sign, code_low + code_step each. zeros_apart: every weight takes one bit more and those that
     are 0 nothing else, None here; where that is smaller: of patterns, fractions and three values. multipliers, zero_points: one,
-    or rows * groups; zero_points may be empty. offsets: one a row, of the bias alone.
+    or rows * groups; zero_points may be empty. offsets: one a row, of the bias alone, multiples of 2^offset_shift.
     """
 
     codes: list[int | None]
@@ -64,6 +65,7 @@ class Product:
     multipliers: list[int]
     zero_points: list[int]
     offsets: list[int]
+    offset_shift: int
     shift: int
     input_zero: int
     output: Grid
@@ -227,6 +229,7 @@ def _product(name: str, weight: IntegerWeight, bias: torch.Tensor | None, fixed:
         raise AsrCompressError(
             f"{name}: its sums may leave 32 bits, or their multiples 64; use fewer bits or smaller layers"
         )
+    found, offset_shift = _coarser(offsets, fixed, sums)
     stored, flat = codes.flatten().tolist(), grouped.flatten().tolist()
     apart = [code if weight else None for code, weight in zip(stored, flat, strict=True)]
     plans = [(_code_bits(stored), stored, False), (_code_bits(apart), apart, True)]
@@ -244,11 +247,33 @@ def _product(name: str, weight: IntegerWeight, bias: torch.Tensor | None, fixed:
         group_size=size,
         multipliers=_shared(fixed.multiplier),
         zero_points=[] if zero_points is None else _shared(zero_points),
-        offsets=offsets.tolist(),
+        offsets=found,
+        offset_shift=offset_shift,
         shift=fixed.shift,
         input_zero=zero,
         output=fixed.grid,
     )
+
+
+def _coarser(offsets: torch.Tensor, fixed: FixedWeight, sums: torch.Tensor) -> tuple[list[int], int]:
+    """(offsets, k): other offsets, all multiples of 2^k, that give the same code for every sum of products that can come.
+
+    The sums of a row are whole numbers up to `sums` (rows, 1), and the shift rounds what they are multiplied to; so an offset may
+    move as far as no sum's product gets over a rounding's edge. Of small weights alone, as all sums are tried.
+    """
+    exact: list[int] = offsets.tolist()
+    if fixed.shift == 0 or fixed.multiplier.shape[1] > 1 or int(sums.sum()) > MOST_TRIALS:
+        return exact, 0
+    ranges = []
+    for offset, (multiplier,), (furthest,) in zip(exact, fixed.multiplier.tolist(), sums.tolist(), strict=True):
+        products = torch.arange(-furthest, furthest + 1) * multiplier + (offset + (1 << (fixed.shift - 1)))
+        behind = products & ((1 << fixed.shift) - 1)
+        ranges.append((offset - int(behind.min()), offset + (1 << fixed.shift) - 1 - int(behind.max())))
+    for shift in range(fixed.shift, 0, -1):
+        multiples = [-(-low >> shift) << shift for low, _ in ranges]
+        if all(multiple <= high for multiple, (_, high) in zip(multiples, ranges, strict=True)):
+            return multiples, shift
+    return exact, 0
 
 
 def _code_bits(codes: list[int | None]) -> tuple[int, int, int]:
@@ -278,7 +303,8 @@ def packed_codes(product: Product) -> bytes:
 
 
 def offset_bytes(product: Product) -> tuple[int, int, bytes]:
-    """(the lowest offset, bytes each, how much higher each is, the least significant byte first); the lowest alone where all are alike."""
-    low = min(product.offsets)
-    width = -(-(max(product.offsets) - low).bit_length() // 8)
-    return low, width, b"".join((offset - low).to_bytes(width, "little") for offset in product.offsets)
+    """(the lowest offset, bytes each, how many units higher each is, the least significant byte first); the lowest alone where all are alike."""
+    low, shift = min(product.offsets), product.offset_shift
+    above = [(offset - low) >> shift for offset in product.offsets]
+    width = -(-max(above).bit_length() // 8)
+    return low, width, b"".join(number.to_bytes(width, "little") for number in above)

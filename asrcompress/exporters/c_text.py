@@ -161,6 +161,7 @@ def _product(product: Product, name: str, tables: _Tables) -> str:
     grid = product.output
     numbers = [
         _number(low), product.rows, product.groups, product.group_size, *own, int(product.zeros_apart), product.code_bits, product.code_step, width,
+        product.offset_shift,
         product.shift, product.code_low, product.input_zero, grid.zero_point, grid.code_min, grid.code_max,
     ]  # fmt: skip
     return "{" + ", ".join(map(str, [codes, multipliers, zero_points, offset_name, *numbers])) + "}"

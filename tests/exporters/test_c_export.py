@@ -32,6 +32,7 @@ from asrcompress.integers import lookup
 from asrcompress.integers.crossing import enter_integers
 from asrcompress.integers.grid import Grid
 from asrcompress.integers.lookup import SIGMOID_GRID, look_up, sigmoid
+from asrcompress.integers.rescale import shift_right
 from asrcompress.models import ModelSpec, kws_crnn
 from asrcompress.models.crnn import CRNN
 from asrcompress.models.crnn_stream import Memory
@@ -210,6 +211,21 @@ def test_weights_of_zero_take_one_bit_where_that_is_smaller() -> None:
         total += -(-sparse // 8) + 1
     assert sources.table_bytes["weights"] == total < 0.8 * sum(len(product.codes) for product in network.products) / 2
     assert count_different_steps(sources.source, sources.header, "model", network, subject.module)[0] == 0
+
+
+def test_coarser_offsets_round_every_sum_that_can_come_alike() -> None:
+    subject, network, _ = made({"num_channels": 2, "hidden_size": 12}, num_bits=2, granularity="per_tensor")
+    gru: Any = subject.module.gru
+    product, fixed = network.layers[0].from_input, gru.fixed["ih_l0"]
+    weight = gru.packed["weight_ih_l0"].codes.to(torch.int64)
+    zero = fixed.input_grid.zero_point
+    exact = fixed.offset + zero * weight.sum(dim=1) * fixed.multiplier[:, 0]
+    assert product.offset_shift > 8 and all(offset % 2**product.offset_shift == 0 for offset in product.offsets)
+    for row in range(36):
+        furthest = int(weight[row].abs().sum()) * (128 + abs(zero))
+        products = torch.arange(-furthest, furthest + 1) * fixed.multiplier[row, 0]
+        wanted, found = (shift_right(products + offset, fixed.shift) for offset in (exact[row], product.offsets[row]))
+        assert torch.equal(found, wanted)
 
 
 @needs_gcc

@@ -20,7 +20,8 @@ typedef struct {
 } scaling;
 
 /* A weight of rows x (groups * group_size) codes and what goes with it. Codes are a stream of code_bits each,
- * least significant first; with zeros_apart a bit says before each code that it is there, or that the weight is 0 (and a byte follows them); offsets, one a row, are offset_low and offset_bytes more. Where a row and group have no
+ * least significant first; with zeros_apart a bit says before each code that it is there, or that the weight is 0 (and a byte follows them); offsets, one a row, are offset_low and
+ * offset_bytes more, in units of 2^offset_shift. Where a row and group have no
  * multiplier (or zero point) of their own, all share the first one. */
 typedef struct {
     const uint8_t *codes;
@@ -30,7 +31,7 @@ typedef struct {
     int64_t offset_low;
     uint16_t rows, groups, group_size;
     uint8_t own_multipliers, own_zero_points;
-    uint8_t zeros_apart, code_bits, code_step, offset_bytes, shift;
+    uint8_t zeros_apart, code_bits, code_step, offset_bytes, offset_shift, shift;
     int8_t code_low;
     int16_t input_zero, zero, low, high;
 } product;
@@ -92,7 +93,7 @@ static int64_t offset_of(const product *p, uint32_t row)
     uint8_t i;
     for (i = 0; i < p->offset_bytes; i++)
         above |= (uint64_t)bytes[i] << (8 * i);
-    return p->offset_low + (int64_t)above;
+    return p->offset_low + (int64_t)(above << p->offset_shift);
 }
 
 /* The weight times each of `positions` stretches of x, `stride` apart -> out[row * positions + position]. */
