@@ -118,6 +118,14 @@ def test_attention_leaves_out_what_is_hidden(activations: str) -> None:
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5 if activations == "none" else 2e-2)
 
 
+def test_values_of_zero_have_a_scale_of_one() -> None:
+    """It is folded into the weights before they are rounded, so that it decides what they are rounded to."""
+    q, k, v = rand(1, 1, 3, 8), rand(1, 1, 4, 8), rand(1, 1, 4, 8) / 50
+    v[:, :, 1] = 0
+    found, _ = run({"q": q, "k": k, "v": v}, lambda graph, q, k, v: layers.attend(graph, q, k, v, "int8", None))
+    np.testing.assert_allclose(found, attend(q, k, v, activations="int8")[0].numpy(), rtol=0, atol=1e-6)
+
+
 def test_float_layers_are_written_too() -> None:
     linear, conv = nn.Linear(6, 4), nn.Conv1d(4, 3, 3, padding=1)
     x = rand(2, 5, 6)

@@ -86,8 +86,8 @@ def compare(subject: Subject, run: Any) -> tuple[Any, Any]:
     """Logits of a few tokens after noise, from the module at once and from the graphs token by token."""
     module: Any = subject.module
     generator = torch.Generator().manual_seed(0)
-    source = torch.randn(2, 120, subject.spec.config["front_end"]["num_mel_bins"], generator=generator)
-    lengths = torch.tensor([120, 85])
+    source = torch.randn(2, 119, subject.spec.config["front_end"]["num_mel_bins"], generator=generator)
+    lengths = torch.tensor([119, 85])
     source[1, 85:] = 0
     num_units = len(subject.spec.vocabulary or []) + s2t.SPECIAL_SYMBOLS
     tokens = torch.randint(s2t.SPECIAL_SYMBOLS, max(num_units, 5), (2, 8), generator=generator)
