@@ -45,7 +45,7 @@ def export(subject: Subject, files: Folder) -> Exported:
         import onnx
     except ImportError as error:
         raise AsrCompressError(
-            f"{subject.path}: export to ONNX needs the package onnx ({error}); install it: pip install 'asrcompress[onnx]'"
+            f"{subject.path}: export to ONNX needs the package onnx ({error}); install it: pip install 'onnx>=1.17,<2' 'onnxruntime>=1.32,<2'"
         ) from error
     family = subject.spec.family
     if family not in MAPS:
@@ -148,7 +148,7 @@ def _check(family_map: Any, subject: Subject, paths: dict[str, Path]) -> dict[st
 
 def _told(check: dict[str, Any] | None) -> str:
     if check is None:
-        return "not checked against the model: onnxruntime is not installed (pip install 'asrcompress[onnx]')"
+        return "not checked against the model: onnxruntime is not installed (pip install 'onnxruntime>=1.32,<2')"
     return (
         f"checked with {check['runtime']}: logits differ from the model's by {check['max_logit_difference']:.2g} at most, "
         f"{check['mean_logit_difference']:.2g} on average, where the largest is {check['max_logit']:.3g}"

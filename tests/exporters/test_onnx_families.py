@@ -163,7 +163,7 @@ def test_without_the_package_export_says_how_to_get_it(
     keyword_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(AsrCompressError, match=r"needs the package onnx .*pip install 'asrcompress\[onnx\]'"):
+    with pytest.raises(AsrCompressError, match=r"needs the package onnx .*pip install 'onnx>=1.17,<2' 'onnxruntime"):
         export(keyword_checkpoint, "onnx", output=tmp_path / "out-onnx")
 
 
