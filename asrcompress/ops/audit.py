@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from asrcompress.ahead import in_order
+from asrcompress.artifact import ArtifactContent
 from asrcompress.artifact_file import byte_ledger, read_record
 from asrcompress.errors import AsrCompressError
 from asrcompress.grids import QuantizedWeight
 from asrcompress.mapped import outlines
 from asrcompress.metrics.honesty import LEVELS, Finding, float_ops, holders, judge_run, never_ran, reached
 from asrcompress.metrics.honesty_coverage import Stored, coverage
-from asrcompress.metrics.honesty_fake import fake_quantized
+from asrcompress.metrics.honesty_fake import FakeQuantized, examine, fake_quantized
 from asrcompress.metrics.honesty_file import judge_file
 from asrcompress.metrics.honesty_weight import Claim, WeightFacts, count_weight, miscounts
 from asrcompress.metrics.trace import Trace, trace_run
@@ -92,9 +93,8 @@ def audit_file(source: Source, warning: str) -> dict[str, Any]:
     not reached, since nothing proves them; that contradicts no claim.
     """
     claims = recipe_claims(source)
-    facts = _facts(source, claims)
+    facts, fakes = _read_once(source, claims)
     findings = _file_findings(source, facts)
-    fakes = fake_quantized(source.tensors)
     claimed = source.content.recipe.get("level") if source.content else None
     unproven = [Finding("computed", warning)]
     level = reached([*findings, *unproven], any_packed=bool(_tables(facts)["codes"]))
@@ -117,18 +117,39 @@ def audit_file(source: Source, warning: str) -> dict[str, Any]:
 
 def _facts(source: Source, claims: Mapping[str, Claim]) -> dict[str, WeightFacts]:
     """What is counted in each packed and each sparse weight."""
+    return {} if source.content is None else {name: facts for name, facts, _ in _counted(source.content, claims)}
+
+
+def _read_once(source: Source, claims: Mapping[str, Claim]) -> tuple[dict[str, WeightFacts], list[FakeQuantized]]:
+    """`_facts`, and what `fake_quantized` finds in the source's tensors, with every weight read once for both."""
     content = source.content
     if content is None:
-        return {}
+        return {}, fake_quantized(source.tensors)
+    facts, fakes = {}, fake_quantized(content.floats)
+    for name, fact, fake in _counted(content, claims, examines=True):
+        facts[name] = fact
+        if fake is not None:
+            fakes.append(fake)
+    return facts, fakes
+
+
+def _counted(
+    content: ArtifactContent, claims: Mapping[str, Claim], *, examines: bool = False
+) -> Iterator[tuple[str, WeightFacts, FakeQuantized | None]]:
+    """(name, what is counted in it, whether it is a sparse float that is fake-quantized; if asked for) of each weight."""
     groups: tuple[Mapping[str, QuantizedWeight | SparseWeight], ...] = (content.quantized, content.sparse)
     sizes = [{name: math.prod(weight.shape) for name, weight in outlines(group).items()} for group in groups]
 
-    def count(key: tuple[int, str]) -> WeightFacts:
-        return count_weight(key[1], groups[key[0]][key[1]], claims.get(key[1]))
+    def count(key: tuple[int, str]) -> tuple[WeightFacts, FakeQuantized | None]:
+        place, name = key
+        weight = groups[place][name]
+        is_examined = examines and isinstance(weight, SparseWeight)
+        fake = examine(name, weight.dequantize()) if is_examined else None
+        return count_weight(name, weight, claims.get(name)), fake
 
     keys = [(place, name) for place, group in enumerate(groups) for name in group]
-    counted = in_order(keys, count, lambda key: BYTES_AT_WORK * sizes[key[0]][key[1]])
-    return {name: facts for (_, name), facts in counted}
+    for (_, name), found in in_order(keys, count, lambda key: BYTES_AT_WORK * sizes[key[0]][key[1]]):
+        yield name, *found
 
 
 def _tables(facts: Mapping[str, WeightFacts]) -> dict[str, Any]:
