@@ -6,6 +6,7 @@ exactly are stored as float16 and cast, which a runtime does once, when it loads
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -151,11 +152,11 @@ class Graph:
         return self.ops("Scan", 2 * len(found), *states, sequence, body=block, num_scan_inputs=1)[len(found) :]
 
     def constant(self, values: Any, dtype: Any = FLOAT) -> str:
-        """Few numbers, stored once however often they are asked for."""
+        """Numbers, stored once however often they are asked for."""
         from onnx import numpy_helper
 
         array = np.asarray(values, dtype=dtype)
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest())
         if key not in self._known:
             self._known[key] = f"c{len(self._known)}"
             self.initializers.append(numpy_helper.from_array(array, self._known[key]))
