@@ -156,7 +156,7 @@ class Graph:
         from onnx import numpy_helper
 
         array = np.asarray(values, dtype=dtype)
-        key = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest())
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in self._known:
             self._known[key] = f"c{len(self._known)}"
             self.initializers.append(numpy_helper.from_array(array, self._known[key]))
