@@ -49,13 +49,13 @@ failed=()
 for name in "${names[@]}"; do
     case $name in
         encoder) bench encoder --part layers whole ;;
-        eval) bench eval "$data/digits/checkpoint_best.pt" "$data/digits/test.tsv" ;;
+        eval | decoding) bench "$name" "$data/digits/checkpoint_best.pt" "$data/digits/test.tsv" ;;
         c_export)
             keywords
             bench c_export "${artifacts[@]}" --data "$data/kws/manifest.tsv"
             ;;
         packing | big_model) bench "$name" "$scratch" ;;
-        decoding | sizes | startup) bench "$name" ;;
+        sizes | startup) bench "$name" ;;
         *)
             echo "bench: no bench is called $name; use encoder, eval, decoding, c_export, sizes, packing, startup or big_model" >&2
             exit 2

@@ -45,7 +45,7 @@ def main() -> None:
                 config = QuantizeConfig(num_bits=num_bits, level=level, calibration_limit=args.utterances)
                 quantize(args.checkpoint, path, config, calibrate=Calibrate(args.table) if config.is_static else None)
                 paths[f"int{num_bits}, {level}"] = path
-        models = {name: load_model(path) for name, path in paths.items()}
+        models = {name: load_model(path, fused=True) for name, path in paths.items()}
     source = models["float32"].source
     heard = [
         read_audio(item.audio, sample_rate_hz=16_000)

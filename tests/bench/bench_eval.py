@@ -107,7 +107,6 @@ def processes(paths: dict[str, Path], args: argparse.Namespace, folder: Path) ->
         row |= {key: found[0][key] for key in ("audio_s", "num_utterances", "wer")}
         row |= {key: statistics.median(run[key] for run in found) for key in ("cpu_s", "wall_s", "real_time_factor")}
         row["speed_vs_float"] = ratio(runs, (size, name), (size, FLOAT), "cpu_s")
-        row["speed_vs_float_one_by_one"] = ratio(runs, (size, name), (1, FLOAT), "cpu_s")
         row["speed_vs_float_real_time"] = ratio(runs, (size, name), (size, FLOAT), "real_time_factor")
         rows.append(row)
     return rows

@@ -7,7 +7,7 @@ from experiments.tables import NONE, table
 from benchmarks.records import Record, Row
 
 GOAL = "ort-int8"
-BOUND = ("ours", "torch", "ort", "ort-int8")
+BOUND = {"ours": "int8_gops", "torch": "float32_gops", "ort": "float32_gops", "ort-int8": "int8_gops"}
 TITLES = {
     "layers": "The twelve layers, fed subsampled frames",
     "whole": "The whole encoder with its convolutions, fed filter banks",
@@ -23,9 +23,12 @@ def section(record: Record) -> str:
         if rows:
             parts += [f"**{title}**\n", milliseconds(rows), ""]
     layers = [row for row in record["rows"] if row["part"] == "layers"]
-    return "\n".join(
-        [*parts, "Of what a core does, in 10^9 operations a second (a multiply-accumulate is two):\n", speeds(layers)]
+    peak = record["environment"]["peak"]
+    said = (
+        "What a core does, in 10^9 operations a second (a multiply-accumulate is two), and its share of what torch's own products of large square "
+        f"matrices reach in the same run: {peak['float32_gops']:.0f} in float32, {peak['int8_gops']:.0f} in int8.\n"
     )
+    return "\n".join([*parts, said, speeds(layers, peak)])
 
 
 def cases(rows: list[Row]) -> list[Case]:
@@ -62,15 +65,21 @@ def _cell(row: Row) -> str:
     return " · ".join([f"{row['cpu_ms']:.1f}" if row["cpu_ms"] < 1000 else f"{row['cpu_ms']:.0f}", *ratios])
 
 
-def speeds(rows: list[Row]) -> str:
-    """GOP/s of the ones that matter for what bounds them."""
+def speeds(rows: list[Row], peak: dict[str, float]) -> str:
+    """GOP/s of the ones that matter for what bounds them, and their share of what large products reach."""
     found = _by_case(rows)
-    lines = [
-        [next(iter(found[name].values()))["label"], *(f"{found[name][case]['gops']:.0f}" if case in found[name] else NONE for case in cases(rows))]
-        for name in BOUND
-        if name in found
-    ]  # fmt: skip
-    return table(["GOP/s", *map(_title, cases(rows))], lines)
+    lines = []
+    for name, kind in BOUND.items():
+        if name in found:
+            label = next(iter(found[name].values()))["label"]
+            shares = [
+                f"{found[name][case]['gops']:.0f} ({found[name][case]['gops'] / peak[kind]:.2f})"
+                if "gops" in found[name].get(case, {})
+                else NONE
+                for case in cases(rows)
+            ]
+            lines.append([label, *shares])
+    return table(["GOP/s (of the peak)", *map(_title, cases(rows))], lines)
 
 
 def verdict(rows: list[Row]) -> str:

@@ -37,9 +37,4 @@ def conditions(record: Record) -> str:
         ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items()),
         f"Python {found['python']}",
     ]
-    if peak := found.get("peak"):
-        facts.insert(
-            1,
-            f"products of large square matrices reach {peak['float32_gops']:.0f} GOP/s in float32 and {peak['int8_gops']:.0f} in int8",
-        )
     return f"{'; '.join(fact for fact in facts if fact)}. Measured {found['date']}."
