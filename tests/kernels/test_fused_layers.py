@@ -128,3 +128,25 @@ def test_names_and_weights_stay_what_they_were(model, artifact):
         walk(model, 2, 9)
     after = model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_real_speech_is_as_near_to_the_float_model_as_without_kernels(samples_dir, tmp_path, without_kernels):
+    from asrcompress.ops.load import load_model
+    from asrcompress.speech.audio import read_audio
+    from asrcompress.speech.datasets import read_utterances
+
+    quantize(samples_dir / "asr/checkpoint_best.pt", tmp_path / "w8a8.safetensors", QuantizeConfig(activations="int8"))
+    models = [load_model(path, fused=True) for path in (samples_dir / "asr/checkpoint_best.pt", tmp_path / "w8a8.safetensors")]
+    family, spec = models[0].source.family, models[0].source.spec
+    errors = {"fused": 0.0, "torch": 0.0, "between": 0.0}
+    with torch.no_grad():
+        for utterance in read_utterances(samples_dir / "asr/test.tsv").utterances[:12]:
+            frames = family.features(spec, read_audio(utterance.audio, sample_rate_hz=16_000))
+            inputs = pad([frames], models[0].module)
+            in_float, fused = (model.module.encoder(*inputs)["encoder_out"][0] for model in models)
+            by_torch = without_kernels(lambda inputs=inputs: models[1].module.encoder(*inputs)["encoder_out"][0])
+            errors["fused"] += float((fused - in_float).square().sum())
+            errors["torch"] += float((by_torch - in_float).square().sum())
+            errors["between"] += float((fused - by_torch).square().sum())
+    assert 0.9 < errors["fused"] / errors["torch"] < 1.1
+    assert 0 < errors["between"] < 0.1 * errors["torch"]
