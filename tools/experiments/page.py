@@ -137,7 +137,8 @@ def _conditions(results: Results) -> str:
         f"`{given['normalizer']}`, greedy search (`--beam 1`) in batches of {batch_size} unless said otherwise, calibration on "
         f"`{given['data']['dev.eval']['file']}`, no training. {interval['confidence']:.0%} intervals are bootstraps of "
         f"{interval['num_resamples']:,} draws over utterances, paired ones over the same utterances for both models. asrcompress "
-        f"{given['asrcompress']}, torch {environment['torch']}, {environment['device'].upper()}."
+        f"{given['asrcompress']}, torch {environment['torch']}, {environment['device'].upper()}; integers multiplied by torch, before "
+        "there were [kernels](speed.md), with which a word here and there is another one."
     )
 
 
