@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import signal
@@ -32,6 +33,11 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Entry point. Exit codes: 0 ok, 1 gate failed, 2 the user can fix it, 3 a bug, 130 Ctrl-C, 141 broken pipe."""
+    if sys.stderr is None:  # closed by the caller: print would write to stdout instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as we run)
+    if sys.stdout is None:
+        say("asrcompress: stdout is closed, and results go there; send it somewhere, if only to /dev/null")
+        sys.exit(EXIT_USER)
     # Like Ctrl-C, a termination unwinds the stack, so that temporary files are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # At its end Python looks for cycles among all that torch ever made, which takes a fifth of a second and frees nothing.
@@ -61,6 +67,14 @@ def _run() -> int:
     except BrokenPipeError:
         _drop_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _drop_stdout()  # files have errors of their own (files.py)
+        where = error.filename or "stdout"
+        raise AsrCompressError(
+            f"{where}: could not be written: {error.strerror}; make room, or write elsewhere"
+        ) from error
     except SystemExit as error:
         # On a broken pipe typer exits with 1, and has wrapped stdout.
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":

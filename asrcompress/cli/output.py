@@ -20,9 +20,17 @@ PROGRESS_AFTER_S = 2.0
 
 
 def say(message: str) -> None:
-    """A line for the person, on stderr; a line of progress that is there goes first."""
-    _wipe()
-    print(message, file=sys.stderr)
+    """A line for the person, on stderr; a line of progress that is there goes first.
+
+    Where stderr is full nobody can be told, and what was asked for is done and ends with its own code all the same.
+    """
+    try:
+        _wipe()
+        print(message, file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def emit(text: str) -> None:

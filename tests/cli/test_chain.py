@@ -108,6 +108,25 @@ def test_a_reader_that_leaves_is_a_broken_pipe(tiny_kws: Path, tmp_path: Path) -
     assert shell(script, tmp_path).stdout.strip() == "141"
 
 
+@pytest.mark.parametrize("arguments", ["quantize {model} --bits 8 -o q.safetensors --json", "--help"])
+@pytest.mark.parametrize(
+    ("stdout", "said"), [(">/dev/full", "stdout: could not be written: No space"), (">&-", "stdout is closed")]
+)
+def test_a_stdout_that_takes_nothing_is_one_line(
+    tiny_kws: Path, tmp_path: Path, arguments: str, stdout: str, said: str
+) -> None:
+    result = shell(f"{ASRCOMPRESS} {arguments.format(model=tiny_kws)} {stdout}", tmp_path)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"asrcompress: {said}")
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_without_stderr_data_and_codes_are_the_same(tiny_kws: Path, tmp_path: Path, stderr: str) -> None:
+    result = shell(f"{ASRCOMPRESS} quantize {tiny_kws} --bits 8 -o q.safetensors {stderr}", tmp_path)
+    assert (result.returncode, result.stdout) == (0, "q.safetensors\n")
+    assert shell(f"{ASRCOMPRESS} report absent.json {stderr}", tmp_path).returncode == 2
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_leaves_nothing(tiny_s2t: Path, tmp_path: Path, tiny_speech: Path, number: int, code: int) -> None:
     rows = "".join(f"{tiny_speech.parent / '4.flac'}\tgo\n" for _ in range(1))
