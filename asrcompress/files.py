@@ -47,6 +47,12 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
         _probe(path)
 
 
+def require_name(output: Path) -> None:
+    """Raise for `.` and `/` (`-o ""` is the first), which no output can be called. Cheap, so done before anything else."""
+    if not output.name:
+        raise AsrCompressError(f"-o {output}: names no output; give it a name of its own")
+
+
 def require_absent(path: Path, *, force: bool) -> None:
     """Raise when something is at `path` that may not be replaced, or when its folder is absent.
 
@@ -59,6 +65,8 @@ def require_absent(path: Path, *, force: bool) -> None:
     if os.path.lexists(path) and not force:
         raise AsrCompressError(f"{path}: exists already; choose another name, or add --force to replace it")
     if not os.path.isdir(path.parent):
+        if os.path.exists(path.parent):
+            raise AsrCompressError(f"{path}: {path.parent} is a file, not a folder; choose another name")
         raise AsrCompressError(f"{path}: the folder {path.parent} does not exist; create it first")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Output, Trust
+from asrcompress.cli.options import DataDir, Force, Json, ModelArgument, Trust
 from asrcompress.cli.output import emit, emit_json, format_bytes, path_from_stdin, say
 from asrcompress.errors import AsrCompressError
 
@@ -22,7 +23,12 @@ def export(
             show_default=False,
         ),
     ] = None,
-    output: Output = None,
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--output", "-o", help="Folder to write. [default: beside MODEL, named after it]", show_default=False
+        ),
+    ] = None,
     data_dir: DataDir = None,
     trust_checkpoint: Trust = False,
     force: Force = False,

@@ -98,6 +98,8 @@ def find_sentencepiece(folder: Path, symbols: Sequence[str]) -> Path:
     Raises:
         AsrCompressError: there is none, or more than one.
     """
+    if not folder.is_dir():
+        raise AsrCompressError(f"{folder}: no such folder; --data-dir names the one of the checkpoint")
     named = _named_model(folder)
     if named is not None:
         for path in (folder / named, folder / named.name):

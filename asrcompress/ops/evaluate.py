@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from asrcompress.errors import AsrCompressError
-from asrcompress.files import atomic_write, check_outputs, write_json
+from asrcompress.files import atomic_write, check_outputs, require_name, write_json
 from asrcompress.kernels import library
 from asrcompress.ops.baseline import read_baseline
 from asrcompress.ops.eval_config import EvalConfig, task_options
@@ -82,6 +82,7 @@ def evaluate(
     if not config.data.exists():
         raise AsrCompressError(f"{config.data}: no such file or folder; --data names the test set")
     output = Path(output) if output else sidecar_path(path, "eval")
+    require_name(output)
     utterances_path = output.with_name(output.name.removesuffix(".json") + ".utterances.jsonl")
     baseline = read_baseline(config.baseline) if config.baseline else None
     inputs = [path, config.data, *([baseline.path, baseline.utterances_path] if baseline else [])]

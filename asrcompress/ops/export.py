@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters import Exported, Folder, Subject, get_exporter
-from asrcompress.files import check_outputs, read_json, sha256_file, write_json
+from asrcompress.files import check_outputs, read_json, require_name, sha256_file, write_json
 from asrcompress.ops.load import build_model, count_params, describe, environment, open_source, require_model_file
 from asrcompress.sidecar import build
 
@@ -61,6 +61,7 @@ def export(
     exporter = get_exporter(to)
     require_model_file(path)
     folder = Path(output) if output else path.with_name(path.stem + exporter.DEFAULT_SUFFIX)
+    require_name(folder)
     sidecar = folder.with_name(folder.name + ".json")
     _check_folder(folder, sidecar, path, force=force)
     source = open_source(path, data_dir=data_dir, trust=trust)
@@ -68,11 +69,10 @@ def export(
     subject = Subject(
         path, source.sha256, source.size_bytes, source.family, source.spec, source.content, build_model(source).module, data_dir
     )  # fmt: skip
-    with _appearing(folder, force=force) as staging:
+    with _appearing(folder) as (staging, appear):
         files = Folder(staging, folder.name.removesuffix(exporter.DEFAULT_SUFFIX))
         exported: Exported = exporter.export(subject, files)
         described = _describe_files(staging, files)
-    try:
         record = build(
             "export",
             model=model,
@@ -83,10 +83,8 @@ def export(
                 **{f"{to}_{name}": value for name, value in exported.metrics.items()},
             },
         )
+        appear()
         write_json(sidecar, record, force=force)
-    except BaseException:  # an interrupt included: no folder is left without its sidecar
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     main = folder / exported.main if exported.main else folder
     return WrittenExport(folder, main, sidecar, record, exported.notes)
 
@@ -120,29 +118,37 @@ def _require_own(folder: Path, sidecar: Path) -> None:
 
 
 @contextmanager
-def _appearing(folder: Path, *, force: bool) -> Iterator[Path]:
-    """A folder that gets its name when the block ends, or never: filled under another name, synced, renamed.
+def _appearing(folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A folder to fill under another name, and what syncs it and gives it its own.
 
-    One that lies there is moved away first, and back if that fails.
+    Whatever ends the block early, an interrupt included, leaves things as they were: the new folder is gone, and one that it
+    replaced is back.
     """
     staging = folder.with_name(f".{os.urandom(8).hex()}.part")
     aside = folder.with_name(f".{os.urandom(8).hex()}.part")
-    try:
-        staging.mkdir()
-        yield staging
+    has_appeared = False
+
+    def appear() -> None:
+        nonlocal has_appeared
         for file in staging.iterdir():
             _sync(file)
         _sync(staging)
-        if force and os.path.lexists(folder):
+        if os.path.lexists(folder):
             os.rename(folder, aside)
-        try:
-            os.rename(staging, folder)  # replaces an empty folder at most
-        except OSError:
-            if os.path.lexists(aside):
-                os.rename(aside, folder)
-            raise
-    except OSError as error:
-        raise AsrCompressError(f"{folder}: could not be written: {error.strerror or error}") from error
+        os.rename(staging, folder)
+        has_appeared = True
+
+    try:
+        staging.mkdir()
+        yield staging, appear
+    except BaseException as error:
+        if has_appeared:
+            shutil.rmtree(folder, ignore_errors=True)
+        if os.path.lexists(aside):
+            os.rename(aside, folder)
+        if isinstance(error, OSError):
+            raise AsrCompressError(f"{folder}: could not be written: {error.strerror or error}") from error
+        raise
     finally:
         for left in (staging, aside):
             with suppress(OSError):

@@ -117,8 +117,11 @@ def require_model_file(path: Path) -> None:
     """Raise when `path` is no file at all, with the reader's own words; cheap, so done before anything else."""
     if not path.is_file():
         read_checkpoint(path)
-    if path.name.endswith(".json") and path.with_name(path.name.removesuffix(".json")).is_file():
-        raise AsrCompressError(f"{path}: is a sidecar; give the model it describes, {path.with_name(path.name[:-5])}")
+    described = path.with_name(path.name.removesuffix(".json"))
+    if described != path and described.is_file():
+        raise AsrCompressError(f"{path}: is a sidecar; give the model it describes, {described}")
+    if described != path and described.is_dir():
+        raise AsrCompressError(f"{path}: is the sidecar of an export; give the model that was exported")
 
 
 def build_float(source: Source) -> nn.Module:

@@ -165,11 +165,11 @@ def test_bad_options_of_eval(run: Run, tiny_kws: Path, tiny_speech: Path, option
     assert not Path("e.json").exists()
 
 
-@pytest.mark.parametrize("name", ["a" * 250, "a" * 300, "link"])
+@pytest.mark.parametrize("name", ["a" * 250, "a" * 300, "link", ""])
 def test_an_output_that_cannot_be_is_found_before_the_work(
     run: Run, tiny_s2t: Path, tiny_speech: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With eval's own suffix a name of 250 letters is too long, and a dangling link is something."""
+    """With eval's own suffix a name of 250 letters is too long, a dangling link is something, and no name is the folder `.`."""
     Path("link").symlink_to("gone")
     monkeypatch.setattr("asrcompress.ops.evaluate.open_source", None)
     result = run("eval", tiny_s2t, "--data", tiny_speech, "-o", name)

@@ -27,7 +27,24 @@ def test_errors_are_one_line_and_nothing_is_written(run: Run, tiny_s2t: Path, ti
         ((tiny_kws, "--to", "fairseq", "-o", "out"), f"asrcompress: {tiny_kws}: is a kws_crnn, which Fairseq has no model for; use --to onnx\n"),
         (("absent.pt", "--to", "fairseq"), "asrcompress: absent.pt: no such file; give the path of a checkpoint\n"),
         ((tiny_s2t, "--to", "fairseq", "-o", "no/out"), "asrcompress: no/out: the folder no does not exist; create it first\n"),
+        (
+            (tiny_s2t, "--to", "fairseq", "-o", f"{tiny_s2t}/out"),
+            f"asrcompress: {tiny_s2t}/out: {tiny_s2t} is a file, not a folder; choose another name\n",
+        ),
+        ((tiny_s2t, "--to", "fairseq", "-o", ""), "asrcompress: -o .: names no output; give it a name of its own\n"),
+        ((tiny_s2t, "--to", "fairseq", "-o", "/", "--force"), "asrcompress: -o /: names no output; give it a name of its own\n"),
     ):  # fmt: skip
         ended = run("export", *arguments)
         assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", said)
     assert list(Path().iterdir()) == []
+
+
+def test_the_sidecar_of_an_export_is_no_model(run: Run, tiny_s2t: Path) -> None:
+    run("export", tiny_s2t, "--to", "fairseq", "-o", "out")
+    ended = run("export", "out.json", "--to", "onnx")
+    assert ended.returncode == 2
+    assert ended.stderr == "asrcompress: out.json: is the sidecar of an export; give the model that was exported\n"
+
+
+def test_help_says_that_a_folder_is_written(run: Run) -> None:
+    assert "Folder to write." in run("export", "--help").stdout

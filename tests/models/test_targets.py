@@ -128,6 +128,11 @@ def test_a_missing_sentencepiece_model_is_said_with_the_way_out(tiny_s2t: Path, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(AsrCompressError, match=r"absent: no such folder; --data-dir names"):
+        targets.find_sentencepiece(tmp_path / "absent", PIECES)
+
+
 def test_a_missing_sentencepiece_model_names_the_folder_in_full(
     tiny_s2t: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,21 @@ def test_a_folder_without_its_sidecar_does_not_stay(
     assert listing(model.parent) == {"crnn.pt"}
 
 
+def test_without_the_new_sidecar_the_replaced_folder_is_back(
+    exporter: ModuleType, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(model, "c")
+    before = {path: path.read_bytes() for path in model.parent.rglob("*") if path.is_file()}
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise AsrCompressError("disk full")
+
+    monkeypatch.setattr("asrcompress.ops.export.write_json", fail)
+    with pytest.raises(AsrCompressError, match="disk full"):
+        export(model, "c", force=True)
+    assert {path: path.read_bytes() for path in model.parent.rglob("*") if path.is_file()} == before
+
+
 def test_what_an_exporter_did_not_tell_of_is_a_bug(exporter: ModuleType, model: Path) -> None:
     def careless(subject: Subject, files: Folder) -> Exported:
         files.path("a.c", "code").with_name("b.c").write_text("")
