@@ -28,9 +28,9 @@ class Sources:
 
 
 def c_name(stem: str) -> str:
-    """A name in C for a file's name."""
+    """A name in C for a file's name; not stdint, whose header the source includes."""
     name = re.sub(r"[^0-9a-z]+", "_", stem.lower()).strip("_") or "keyword"
-    return name if name[0].isalpha() else f"kws_{name}"
+    return name if name[0].isalpha() and name != "stdint" else f"kws_{name}"
 
 
 def write_sources(network: Network, name: str, artifact: str, sha256: str, front_end: dict[str, int]) -> Sources:

@@ -387,10 +387,11 @@ def test_the_deepest_chain_of_calls_counts() -> None:
 
 
 def test_names_are_names_in_c() -> None:
-    assert [c_name(stem) for stem in ("Hey-Computer.int4", "4bits", "é")] == [
+    assert [c_name(stem) for stem in ("Hey-Computer.int4", "4bits", "é", "stdint")] == [
         "hey_computer_int4",
         "kws_4bits",
         "keyword",
+        "kws_stdint",
     ]
 
 
