@@ -95,3 +95,13 @@ def test_what_is_not_finite_is_not_lost(value):
     back = int_matmul(codes, torch.tensor([[1, 0, 0], [1, 1, 1]], dtype=torch.int8)).float() * scale
     assert not torch.isfinite(back[0]).any()
     assert torch.isfinite(back[1]).all()
+
+
+def test_a_vector_of_next_to_nothing_is_zeros():
+    codes, scale = quantize_tokens(torch.tensor([[1e-38, -1e-38], [1e-29, -5e-30]]))
+    assert codes.tolist() == [[0, 0], [127, -64]] and scale.isfinite().all()
+
+
+def test_no_batch_entries_give_no_products():
+    none = torch.ones(0, 3, 4, dtype=torch.int8)
+    assert int_bmm(none, none).shape == (0, 3, 3) and int_bmm(none, none).dtype == torch.int32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from asrcompress.kernels import build
+from asrcompress.ops.load import environment
 from tests.kernels.conftest import packed, product_in_words
 
 
@@ -86,3 +88,83 @@ def test_without_it_torch_multiplies_and_the_reason_is_said(fresh, monkeypatch, 
     weight, x = packed(6, 8), torch.randn(2, 8)
     assert torch.equal(weight.integer_product(x), product_in_words(x, weight))
     assert not list(fresh.glob("*.so")) if fresh.exists() else True
+
+
+def test_what_is_not_this_users_is_not_loaded(fresh, monkeypatch):
+    quick(monkeypatch)
+    fresh.mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr(build.os, "geteuid", lambda: os.getuid() + 1)
+    assert build.library() is not None and not list(fresh.iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_neither_a_group_nor_the_world_may_write(fresh, monkeypatch, mode):
+    quick(monkeypatch)
+    fresh.mkdir(parents=True)
+    fresh.chmod(mode)
+    assert build.library() is not None and not list(fresh.iterdir())
+
+
+def another_source(patch, folder):
+    copied = folder / "c"
+    shutil.copytree(build.SOURCE, copied)
+    with (copied / "rows.h").open("a") as handle:
+        handle.write("// another\n")
+    patch.setattr(build, "SOURCE", copied)
+
+
+def another_compiler(patch, folder):
+    compiler = folder / "cc"
+    version = f'[ "$1" = --version ] && [ -e {folder}/newer ] && echo newer'
+    compiler.write_text(f'#!/bin/sh\n{version}\nexec {shutil.which("gcc") or shutil.which("cc")} "$@"\n')
+    compiler.chmod(0o700)
+    patch.setenv("CC", str(compiler))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        another_source,
+        lambda patch, folder: patch.setattr(build, "FLAGS", (*build.FLAGS, "-DANOTHER")),
+        lambda patch, folder: patch.setattr(build, "_processor", lambda: {*build.NEEDED, "another"}),
+        lambda patch, folder: (folder / "newer").touch(),
+    ],
+    ids=["source", "flags", "processor", "compiler"],
+)
+def test_what_was_compiled_from_or_for_something_else_is_not_taken(fresh, monkeypatch, tmp_path, change):
+    calls = quick(monkeypatch)
+    another_compiler(monkeypatch, tmp_path)
+    build.library()
+    change(monkeypatch, tmp_path)
+    build._load.cache_clear()
+    assert build.library() is not None and len(calls) == 2 and len(list(fresh.iterdir())) == 2
+
+
+def test_a_compiler_that_fails_leaves_nothing_behind(fresh, monkeypatch):
+    monkeypatch.setattr(build, "FLAGS", ("-no-such-flag",))
+    assert build.library() is None and not list(fresh.iterdir())
+
+
+def test_a_compiler_that_hangs_is_given_up(fresh, monkeypatch):
+    run = subprocess.run
+
+    def hang(command, **options):
+        if "-o" in command:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return run(command, **options)
+
+    monkeypatch.setattr(build.subprocess, "run", hang)
+    assert build.library() is None and build.state().startswith("torch (")
+
+
+def test_without_the_instructions_nothing_is_compiled(fresh, monkeypatch):
+    calls = quick(monkeypatch)
+    monkeypatch.setattr(build, "_processor", lambda: build.NEEDED - {"avx512bw"})
+    assert build.library() is None and build.state() == "torch (the processor has no avx512bw)" and not calls
+
+
+def test_a_record_says_how_integers_were_multiplied_only_where_they_were(fresh, monkeypatch):
+    quick(monkeypatch)
+    assert "integer_kernels" not in environment("cpu")
+    build.library()
+    assert environment("cpu")["integer_kernels"] == "avx512_vnni"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from asrcompress.kernels.call import linear, usable
+from asrcompress.kernels.call import check, linear, usable
 from asrcompress.kernels.weights import PanelWeight, fits, stack
 from tests.kernels.conftest import packed, product_in_words
 
@@ -46,18 +46,20 @@ def test_more_threads_give_the_same_bits():
     weight, few, many = packed(300, 96), torch.randn(5, 96), torch.randn(500, 96)
     before = torch.get_num_threads()
     wanted = [linear(panels(weight), x) for x in (few, many)]
-    torch.set_num_threads(2)
-    try:
-        found = [linear(panels(weight), x) for x in (few, many)]
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    for threads in (2, 8):  # more than the blocks of rows that there are: they share the outputs
+        torch.set_num_threads(threads)
+        try:
+            found = [linear(panels(weight), x) for x in (few, many)]
+        finally:
+            torch.set_num_threads(before)
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 def test_rows_of_zeros_and_next_to_zeros_give_the_bias():
     weight, bias = packed(9, 8), torch.randn(9)
     x = torch.stack([torch.zeros(8), torch.full((8,), 1e-38)])
     assert torch.equal(linear(panels(weight, bias), x), bias.expand(2, -1))
+    assert not linear(panels(weight), x).any() and not product_in_words(x, weight).any()
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
@@ -108,3 +110,54 @@ def test_copies_and_new_weights_are_laid_out_anew():
     assert torch.equal(copy.deepcopy(weight).integer_product(x), before)
     weight.load_state_dict(other.state_dict())
     assert torch.equal(weight.integer_product(x), product_in_words(x, other)) and not torch.equal(before, product_in_words(x, other))
+
+
+def test_rows_that_do_not_lie_in_one_piece_are_copied_first():
+    weight, x = packed(6, 12), torch.randn(12, 5).t()
+    assert torch.equal(linear(panels(weight), x), product_in_words(x.contiguous(), weight))
+
+
+def test_what_is_usable():
+    class Special(torch.Tensor):
+        pass
+
+    x = torch.randn(2, 8)
+    asked = x.clone().requires_grad_()
+    with torch.no_grad():
+        assert usable(x, asked, torch.nn.Parameter(x))
+    assert not usable(x, asked) and not usable(x, x.half()) and not usable(x, x.as_subclass(Special))
+    assert not usable(x, torch.empty(2, 8, device="meta"))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_has_the_products_in_it():
+    weight, x = packed(6, 8), torch.randn(2, 8)
+    traced = torch.jit.trace(lambda x: weight.integer_product(x), x, check_trace=False)
+    assert "_int_mm" in str(traced.graph)
+    assert torch.equal(traced(3 * x), weight.integer_product(3 * x))
+
+
+def test_whoever_compiles_sees_torch(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not usable(torch.randn(2, 8))
+
+
+def test_no_memory_is_an_error():
+    with pytest.raises(MemoryError, match="no memory"):
+        check(1)
+    check(0)
+
+
+def test_nothing_and_moved_weights():
+    weight, x = packed(6, 8), torch.randn(2, 8)
+    before = weight.integer_product(x)
+    assert weight.integer_product(x[:0]).shape == (0, 6)
+    weight.codes.neg_()
+    assert torch.equal(weight.to("cpu").integer_product(x), -before)
+
+
+@pytest.mark.parametrize("method", ["rtn", "asymmetric"])
+def test_stacked_weights_of_one_scale(method):
+    first, second, x = packed(5, 16, granularity="per_tensor", method=method), packed(7, 16, seed=1), torch.randn(4, 16)
+    both = stack([(w.codes, w.scale, w.zero_point, None) for w in (first, second)])
+    assert torch.equal(linear(both, x), torch.cat([product_in_words(x, first), product_in_words(x, second)], dim=1))
