@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_every_encoding_gives_the_recorded_samples(tmp_path, kind, subtype, step
     assert samples.dtype == np.float32
     assert samples.shape == WAVE.shape
     assert np.abs(samples - WAVE).max() <= step
+
+
+def test_no_interrupt_is_lost(tmp_path):
+    """What is raised in Python that soundfile calls is printed and forgotten, Ctrl-C too: it calls none."""
+    path, called = write(tmp_path, encode(WAVE, "FLAC")), []
+    sys.setprofile(lambda frame, event, argument: called.append(frame.f_code.co_name))
+    try:
+        read_audio(path, sample_rate_hz=RATE)
+    finally:
+        sys.setprofile(None)
+    assert "read_audio" in called and not [name for name in called if name.startswith("vio_")]
 
 
 def test_16_bit_codes_are_divided_by_32768(tmp_path):
