@@ -34,6 +34,7 @@ def export(subject: Subject, files: Folder) -> Exported:
 
     Raises:
         AsrCompressError: Fairseq has no such model; or `data_dir` lacks the SentencePiece model that it was given for.
+        OSError: a file cannot be written.
     """
     spec = subject.spec
     if spec.family not in FAMILIES:
@@ -50,7 +51,11 @@ def export(subject: Subject, files: Folder) -> Exported:
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
     }
-    torch.save(state, files.path(main, "Fairseq's checkpoint, weights dequantized to float32"))
+    try:
+        torch.save(state, files.path(main, "Fairseq's checkpoint, weights dequantized to float32"))
+    except RuntimeError as error:  # torch does not say what the system said
+        cause = str(error).partition("\n")[0]
+        raise OSError(f"torch.save says {cause!r}; is the disk full?") from error
     name, text = dictionary(spec)
     files.write(name, "dictionary", text)
     notes = _write_data(subject, files) if spec.family in S2T else []

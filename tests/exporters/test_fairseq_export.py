@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import resource
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,17 @@ def test_beam_search_by_fairseq_gives_the_artifacts_words(digits_dir: Path, tmp_
     transcribe = family.transcriber(spec, loaded.module, beam=5)
     assert theirs == [text for each in frames for text in transcribe([each])]
     assert len(set(theirs)) > 10
+
+
+def test_a_full_disk_is_a_users_error_and_leaves_nothing(tiny_s2t: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(AsrCompressError, match=r"out: could not be written: .*is the disk full\?$"):
+            export(tiny_s2t, "fairseq", output=tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_float_checkpoint_comes_out_as_it_went_in(tiny_s2t: Path, tmp_path: Path) -> None:
