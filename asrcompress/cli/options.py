@@ -34,7 +34,7 @@ Output = Annotated[Optional[Path], typer.Option("--output", "-o", help="File to 
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 Threads = Annotated[
     int,
-    typer.Option("--threads", help="CPU threads; with 1, results repeat to the bit and times can be compared.", min=1),
+    typer.Option("--threads", help="CPU threads; with 1, results repeat to the bit and times can be compared."),
 ]
 EntropyCoding = Annotated[
     Optional[str],
