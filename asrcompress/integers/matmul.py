@@ -22,12 +22,13 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         int8 codes (..., columns), round(x * (127 / largest)), and float scale (..., 1); a vector of zeros has scale 1, one
-        that holds NaN or infinity has NaN or infinity there, so that neither gets lost. kernels/c/rows.h does the same.
+        that holds NaN or infinity has NaN there, so that neither gets lost. kernels/c/rows.h does the same.
     """
     largest = x.abs().amax(dim=-1, keepdim=True)
     most = torch.full_like(largest, ACTIVATION_MAX)
     inverse = torch.where(largest < TINY, torch.zeros_like(largest), most / largest)
     scale = torch.where(largest == 0, torch.ones_like(largest), largest / most)
+    scale = torch.where(largest < torch.inf, scale, torch.full_like(scale, torch.nan))
     return (x * inverse).round().clamp(-ACTIVATION_MAX, ACTIVATION_MAX).to(torch.int8), scale
 
 

@@ -26,6 +26,25 @@ class CAttention(ctypes.Structure):
     )  # fmt: skip
 
 
+WIDEST = 4096  # of a head, as c/attention.h has it
+
+
+def fits_width(width: int) -> bool:
+    """Whether the kernels take heads of this width."""
+    return width % 4 == 0 and 0 < width <= WIDEST
+
+
+def fits(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, extra: Tensor | None) -> bool:
+    """Whether these are of the very shapes that `attention` takes, and not to be broadcast, and hold something."""
+    batch, heads, num_queries, width = q.shape
+    keys = batch, heads, k.shape[2], width
+    return (
+        fits_width(width) and q.numel() > 0 and k.numel() > 0 and k.shape == keys and v.shape == keys
+        and (padding is None or padding.shape == (batch, k.shape[2]))
+        and (extra is None or extra.shape == (batch, heads, num_queries, k.shape[2]))
+    )  # fmt: skip
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, extra: Tensor | None = None) -> Tensor:
     """softmax(q k^T + extra, padding left out) v; `usable` said yes to all of them.
 

@@ -6,6 +6,7 @@ this user and nobody else can write there.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent / "c"
 FLAGS = ("-O2", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
+PATIENCE_S = 300
 SWITCH = "ASRCOMPRESS_KERNELS"  # "off" computes with torch
 
 
@@ -38,6 +40,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, "no C compiler"
     try:
         return ctypes.CDLL(str(_compiled(compiler))), "avx512_vnni"
+    except subprocess.TimeoutExpired:
+        return None, f"{compiler} took more than {PATIENCE_S} seconds"
     except (OSError, subprocess.SubprocessError) as error:
         reason = str(getattr(error, "stderr", "") or error).strip().splitlines()
         return None, f"{compiler} failed: {reason[0][:200] if reason else type(error).__name__}"
@@ -85,7 +89,7 @@ def _compiled(compiler: str) -> Path:
     os.close(handle)
     try:
         command = [compiler, *FLAGS, str(SOURCE / "kernels.c"), "-o", temporary, "-lm"]
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)  # noqa: S603
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)  # noqa: S603
         os.replace(temporary, target)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -93,16 +97,18 @@ def _compiled(compiler: str) -> Path:
 
 
 def _folder() -> Path:
-    """A folder that is this user's alone: in the cache, else one of this process."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "asrcompress" / "kernels"
+    """A folder that is this user's alone: in the cache, else one for this process."""
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "asrcompress" / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_ours(folder) and os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: nobody says where this user's home is
         pass
-    return Path(tempfile.mkdtemp(prefix="asrcompress-kernels-"))
+    folder = Path(tempfile.mkdtemp(prefix="asrcompress-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _is_ours(path: Path) -> bool:

@@ -159,7 +159,11 @@ class DecoderMemory:
         return tensors
 
     def reorder(self, order: Tensor) -> None:
-        """Row i goes on from where row order[i] was. order: (new rows,)."""
+        """Row i goes on from where row order[i] was. order: (new rows,), more than before, too."""
+        more = len(order) - self.capacity
+        if more > 0:
+            self._past = [[_padded_rows(tensor, more) for tensor in layer] for layer in self._past]
+            self.capacity += more
         self.slots = self.slots[order].contiguous()
         self.utterance = self.utterance[order].contiguous()
 
@@ -208,3 +212,8 @@ class DecoderMemory:
         self._past = fresh
         self.max_steps += more
         self.slots = torch.nn.functional.pad(self.slots, (0, more)).contiguous()
+
+
+def _padded_rows(tensor: Tensor, more: int) -> Tensor:
+    """(steps, rows, width) with so many rows more."""
+    return torch.nn.functional.pad(tensor, (0, 0, 0, more)).contiguous()

@@ -59,7 +59,7 @@ class Scratch:
     def __init__(self, x: Tensor, padding: Tensor | None) -> None:
         self.shape = tuple(x.shape)
         time, batch, dim = x.shape
-        self.padding = padding
+        self.padding = None if padding is None else padding.clone()
         self.mask: Tensor | None = None
         self.mask_stride = -(-time // 16) * 16
         rows = torch.arange(time * batch, dtype=torch.int32)
@@ -70,6 +70,12 @@ class Scratch:
         self.rows = rows.contiguous()
         self.qkv = torch.zeros(time * batch, 3 * dim)
         self.attended = torch.empty(time * batch, dim)
+
+    def is_for(self, padding: Tensor | None) -> bool:
+        """Whether it was made for this padding."""
+        if self.padding is None or padding is None:
+            return self.padding is padding
+        return torch.equal(self.padding, padding)
 
 
 class WholeLayer:

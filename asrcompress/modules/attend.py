@@ -18,7 +18,7 @@ from asrcompress.integers.products import batched_product
 from asrcompress.integers.rescale import rescale, times
 from asrcompress.integers.softmax import LOWEST, softmax_sum
 from asrcompress.integers.tensor import Activation, GridTensor, as_float, grid_tensor, same_grid
-from asrcompress.kernels.attention import attention
+from asrcompress.kernels.attention import attention, fits
 from asrcompress.kernels.call import usable
 from asrcompress.modules.weight import passed
 
@@ -50,9 +50,9 @@ def attend(
         (batch, heads, queries, width), and the weights (batch, heads, queries, keys), None for activations and where
         nobody needs them.
     """
-    if activations == "int8" and not needs_weights and added is None and q.shape[3] % 4 == 0:
+    if activations == "int8" and not needs_weights and added is None:
         tensors = (q, k, v) if extra_scores is None else (q, k, v, extra_scores)
-        if usable(*tensors) and q.numel() and k.numel():
+        if usable(*tensors) and fits(q, k, v, padding, extra_scores):
             return attention(q, k, v, padding, extra_scores), None
     if isinstance(q, GridTensor) and isinstance(k, GridTensor) and isinstance(v, GridTensor):
         return _attend_static(q, k, v, added, padding, extra_scores), None

@@ -67,12 +67,19 @@ class IntegerConv(LaidOut):
             if self.packed.watcher is None:
                 return out
             return self.packed.watched(self._grouped(self._patches(x)), out.movedim(1, -1)).movedim(-1, 1)
-        if usable(x) and x.numel() and (kernel := self._over_time()) is not None:
+        if usable(x) and self._reaches(x) and (kernel := self._over_time()) is not None:
             return kernel(x)
         out = self._dynamic_product(self._grouped(self._patches(x)))
         if self.bias is not None:
             out = out + self.bias
         return out.movedim(-1, 1)
+
+    def _reaches(self, x: Tensor) -> bool:
+        """Whether there is an output of this input, (batch, in, time); torch says what is wrong where there is none."""
+        reach = self.dilation[0] * (self.kernel_size[0] - 1) + 1
+        return (
+            x.dim() == 3 and x.numel() > 0 and x.shape[1] == self.packed.shape[1] * self.groups and x.shape[2] >= reach
+        )
 
     def _over_time(self) -> WindowWeight | DepthwiseWeight | None:
         """The weight for the kernels, where it is over time alone and every output has one scale."""
@@ -85,10 +92,13 @@ class IntegerConv(LaidOut):
         scales, stride, dilation = (weight.scale, weight.zero_point, self.bias), self.stride[0], self.dilation[0]
         if self.groups == 1 and dilation == 1:
             codes = weight.codes.view(outputs, channels, -1)
-            return self.laid_out("windows", lambda: WindowWeight(codes, *scales, stride=stride))
+            return self.laid_out("windows", lambda: WindowWeight(codes, *scales, stride=stride), weight, self.bias)
         if self.groups == outputs and channels == 1:
             return self.laid_out(
-                "channels", lambda: DepthwiseWeight(weight.codes, *scales, stride=stride, dilation=dilation)
+                "channels",
+                lambda: DepthwiseWeight(weight.codes, *scales, stride=stride, dilation=dilation),
+                weight,
+                self.bias,
             )
         return None
 

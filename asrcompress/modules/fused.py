@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asrcompress.kernels.attention import fits_width
 from asrcompress.kernels.call import usable
 from asrcompress.kernels.layers import EncoderWeights, Scratch, WholeLayer
 from asrcompress.kernels.weights import PanelWeight, stack
 from asrcompress.modules.attention import IntegerMultiheadAttention
 from asrcompress.modules.laid_out import LaidOut
 from asrcompress.modules.linear import IntegerLinear
-from asrcompress.modules.twins import forward_class
+from asrcompress.modules.twins import PROJECTIONS, forward_class
 from asrcompress.modules.weight import IntegerWeight
 
 ENCODER_LAYER = "fairseq.modules.transformer_layer.TransformerEncoderLayerBase"
@@ -47,6 +48,7 @@ def _is_encoder_layer(module: Any) -> bool:
     return (
         all(fits(linear) for linear in (*inputs, attention.out_proj, module.fc1, module.fc2))
         and len({linear.packed.scale.size(1) for linear in inputs}) == 1
+        and fits_width(attention.head_dim)
         and module.activation_fn in (F.relu, torch.relu)
         and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
         and not module.return_fc
@@ -61,6 +63,17 @@ def fits(linear: Any) -> bool:
         and linear.activations == "int8"
         and linear.packed.fits_kernels
     )
+
+
+def parts(owner: Any, *names: str) -> list[Any]:
+    """The packed weights and biases of some modules: what is laid out of them depends on these."""
+    linears = [getattr(owner, name) for name in names]
+    return [part for linear in linears for part in (linear.packed, linear.bias)]
+
+
+def norm_tensors(*norms: Any) -> list[Tensor]:
+    """The parameters of layer norms, which kernels read where they lie."""
+    return [tensor for norm in norms if norm is not None for tensor in (norm.weight, norm.bias)]
 
 
 def panel(linear: Any) -> PanelWeight:
@@ -94,9 +107,17 @@ def fused_encoder_layer(base: Any) -> Any:
     class FusedEncoderLayer(kept, base):  # type: ignore[misc,unused-ignore]
         def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None) -> Any:
             """x (time, batch, dim), encoder_padding_mask (batch, time) -> (time, batch, dim)."""
-            if attn_mask is not None or self.training or not usable(x):
+            if (
+                attn_mask is not None
+                or self.training
+                or not usable(x)
+                or x.shape[-1] != self.embed_dim
+                or not x.numel()
+            ):
                 return super().forward(x, encoder_padding_mask, attn_mask)
-            whole: WholeLayer = self.laid_out("whole", lambda: WholeLayer(_encoder_weights(self)))
+            norms = (self.self_attn_layer_norm, self.final_layer_norm)
+            sources = (*parts(self.self_attn, *PROJECTIONS), *parts(self, "fc1", "fc2"), *norm_tensors(*norms))
+            whole: WholeLayer = self.laid_out("whole", lambda: WholeLayer(_encoder_weights(self)), *sources)
             return whole(x.contiguous().clone(), _scratch(x, encoder_padding_mask))
 
     FusedEncoderLayer.__name__ = FusedEncoderLayer.__qualname__ = f"Fused{base.__name__}"
@@ -113,8 +134,8 @@ _last = _Last()
 
 
 def _scratch(x: Tensor, padding: Tensor | None) -> Scratch:
-    """The scratch of the last layer that ran, when this one has the same shapes and the very same padding."""
+    """The scratch of the last layer that ran, when this one has the same shape and padding."""
     found = _last.scratch
-    if found is None or found.shape != tuple(x.shape) or found.padding is not padding:
+    if found is None or found.shape != tuple(x.shape) or not found.is_for(padding):
         found = _last.scratch = Scratch(x, padding)
     return found

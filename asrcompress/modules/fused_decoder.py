@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asrcompress.kernels.attention import fits_width
 from asrcompress.kernels.call import usable
 from asrcompress.kernels.decoder import DecoderLayerWeights, DecoderMemory, DecoderWeights
 from asrcompress.modules.attention import IntegerMultiheadAttention
-from asrcompress.modules.fused import fits, panel, stacked
+from asrcompress.modules.fused import fits, norm_tensors, panel, parts, stacked
 from asrcompress.modules.laid_out import LaidOut
-from asrcompress.modules.twins import forward_class
+from asrcompress.modules.twins import PROJECTIONS, forward_class
 
 DECODER = "fairseq.models.transformer.transformer_decoder.TransformerDecoderBase"
 DECODER_LAYER = "fairseq.modules.transformer_layer.TransformerDecoderLayerBase"
@@ -51,7 +52,7 @@ def _fits(decoder: Any) -> bool:
     if not plain or len(shapes) != 1 or not all(_layer_fits(layer) for layer in decoder.layers):
         return False
     heads, cross_heads, dim, _ = shapes.pop()
-    return heads == cross_heads and dim % (4 * heads) == 0
+    return heads == cross_heads and dim % heads == 0 and fits_width(dim // heads)
 
 
 def _layer_fits(layer: Any) -> bool:
@@ -98,6 +99,19 @@ def _weights(decoder: Any) -> DecoderWeights:
     return DecoderWeights(layers, decoder.layer_norm, output, first.self_attn.num_heads, first.normalize_before)
 
 
+def _sources(decoder: Any) -> list[Any]:
+    """What the laid out decoder depends on."""
+    found = [*parts(decoder, "output_projection"), *norm_tensors(decoder.layer_norm)]
+    for layer in decoder.layers:
+        found += [
+            *parts(layer.self_attn, *PROJECTIONS),
+            *parts(layer.encoder_attn, *PROJECTIONS),
+            *parts(layer, "fc1", "fc2"),
+        ]
+        found += norm_tensors(layer.self_attn_layer_norm, layer.encoder_attn_layer_norm, layer.final_layer_norm)
+    return found
+
+
 @cache
 def fused_decoder(base: Any) -> Any:
     """A subclass of Fairseq's decoder whose steps of incremental decoding run whole."""
@@ -109,15 +123,18 @@ def fused_decoder(base: Any) -> Any:
         ) -> Any:
             """prev_output_tokens (rows, so far) -> logits of the last token (rows, 1, vocabulary), and no attention weights."""
             memory = None if incremental_state is None else incremental_state.get(MEMORY)
+            if memory is not None and any(options.values()):
+                raise ValueError(f"a search that began without {', '.join(options)} cannot go on with them")
             if memory is None and (
                 incremental_state is None
                 or incremental_state
+                or any(options.values())
                 or not encoder_out
                 or not usable(encoder_out["encoder_out"][0])
             ):
                 return super().forward(prev_output_tokens, whole_output(encoder_out), incremental_state, **options)
             if memory is None:
-                weights = self.laid_out("whole", lambda: _weights(self))
+                weights = self.laid_out("whole", lambda: _weights(self), *_sources(self))
                 encoded, masks = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
                 rows = encoder_out.get(ROWS)
                 memory = incremental_state[MEMORY] = DecoderMemory(

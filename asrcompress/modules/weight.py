@@ -118,7 +118,7 @@ class IntegerWeight(LaidOut, FloatWeight):
         One int32 product per group of columns, less zero point x the sum of the activations' codes;
         floats only rescale the sums. `rows` takes a part of the weight, as a grouped convolution does.
         """
-        if self.fits_kernels and usable(x) and x.numel():
+        if self.fits_kernels and usable(x) and x.numel() and x.shape[-1] == self.codes.shape[1]:
             panels = self.panels(rows)
             return linear(panels, x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], panels.shape[0])
         weight, zero_point = self.codes[rows], self.zero_point

@@ -9,7 +9,9 @@ from asrcompress.grids import Granularity
 from asrcompress.integers.matmul import int_matmul, quantize_tokens
 from asrcompress.kernels import library, state
 from asrcompress.modules.weight import IntegerWeight
+from asrcompress.ops.load import build_model, open_source
 from asrcompress.quantizers import get_quantizer
+from tests.kernels.transformer import write_artifact
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,9 @@ def packed(rows, columns, *, granularity="per_channel", method="rtn", bits=8, se
     torch.manual_seed(seed)
     weight = torch.randn(rows, columns) * torch.rand(rows, 1)
     quantize = get_quantizer(method)
-    found = quantize(weight, num_bits=bits, granularity=Granularity.parse(granularity), name="w", statistics=None, pruned=None)
+    found = quantize(
+        weight, num_bits=bits, granularity=Granularity.parse(granularity), name="w", statistics=None, pruned=None
+    )
     return IntegerWeight(found)
 
 
@@ -54,3 +58,14 @@ def product_in_words(x, weight, bias=None):
         total = total + sums.float() * weight.scale[:, group]
     total = total * token_scale
     return total if bias is None else total + bias
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["pre-norm", "post-norm"])
+def artifact(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fused")
+    return write_artifact(folder, encoder_normalize_before=request.param, decoder_normalize_before=request.param)
+
+
+@pytest.fixture
+def model(artifact):
+    return build_model(open_source(artifact), fused=True).module

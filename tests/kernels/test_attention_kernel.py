@@ -16,7 +16,11 @@ SHAPES = [(1, 1, 1, 1, 4), (2, 4, 7, 9, 36), (3, 2, 50, 130, 64), (1, 2, 20, 33,
 def test_it_is_attend(shape, extra, padded):
     batch, heads, queries, keys, width = shape
     torch.manual_seed(3)
-    q, k, v = torch.randn(batch, heads, queries, width) / 4, torch.randn(batch, heads, keys, width), torch.randn(batch, heads, keys, width)
+    q, k, v = (
+        torch.randn(batch, heads, queries, width) / 4,
+        torch.randn(batch, heads, keys, width),
+        torch.randn(batch, heads, keys, width),
+    )
     padding = torch.zeros(batch, keys, dtype=torch.bool)
     padding[-1, keys // 2 + 1 :] = True
     options = {

@@ -14,7 +14,9 @@ CASES = {
     "one-tap": dict(in_channels=7, out_channels=9, kernel_size=1),
     "long-stride": dict(in_channels=1, out_channels=6, kernel_size=10, stride=5, bias=False),
     "depthwise": dict(in_channels=21, out_channels=21, kernel_size=31, padding=15, groups=21),
-    "depthwise-dilated": dict(in_channels=16, out_channels=16, kernel_size=3, stride=2, dilation=4, groups=16, bias=False),
+    "depthwise-dilated": dict(
+        in_channels=16, out_channels=16, kernel_size=3, stride=2, dilation=4, groups=16, bias=False
+    ),
     "grouped": dict(in_channels=12, out_channels=8, kernel_size=4, padding=3, groups=4),
     "grouped-to-fewer": dict(in_channels=8, out_channels=4, kernel_size=3, groups=4),
     "dilated": dict(in_channels=6, out_channels=5, kernel_size=3, dilation=2),

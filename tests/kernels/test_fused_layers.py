@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,53 +14,10 @@ from asrcompress.modules.weight import FloatWeight
 from asrcompress.ops.load import build_model, open_source
 from asrcompress.ops.quantize import quantize
 from asrcompress.ops.recipe import QuantizeConfig
+from tests.kernels.transformer import speech, walk, write_artifact
 
 CLOSE = 0.05  # a code that falls to the other side of a half moves everything behind it a little; outputs are of size 1
-BEAM = 3
 LONG = (400, 61, 390)  # frames; a quarter of them are keys
-
-
-def write_artifact(folder, *, granularity="per_channel", **sizes):
-    """A small s2t_transformer of Fairseq's as a W8A8 artifact."""
-    from fairseq.data import Dictionary
-    from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel, base_architecture
-
-    from tests.fixtures.fairseq_files import PIECES, age, save_checkpoint, write_dictionary
-
-    write_dictionary(folder / "dict.txt", PIECES)
-    (folder / "config.yaml").write_text("vocab_filename: dict.txt\ninput_feat_per_channel: 80\ntransforms: {'*': [utterance_cmvn]}\n")
-    arguments = dict(
-        arch="s2t_transformer_s", task="speech_to_text", data=".", config_yaml="config.yaml", conv_channels=32,
-        encoder_embed_dim=48, encoder_ffn_embed_dim=100, encoder_layers=2, encoder_attention_heads=4, decoder_layers=2,
-        decoder_embed_dim=40, decoder_ffn_embed_dim=70, decoder_attention_heads=2, input_feat_per_channel=80, input_channels=1,
-        max_source_positions=3000, max_target_positions=80, encoder_normalize_before=True, decoder_normalize_before=True,
-    )  # fmt: skip
-    args = argparse.Namespace(**(arguments | sizes))
-    base_architecture(args)
-    torch.manual_seed(1)
-    task = argparse.Namespace(target_dictionary=Dictionary.load(str(folder / "dict.txt")), source_dictionary=None)
-    model = S2TTransformerModel.build_model(args, task)
-    age(model)
-    checkpoint = save_checkpoint(folder / "checkpoint.pt", args, model)
-    config = QuantizeConfig(num_bits=8, activations="int8", granularity=granularity)
-    quantize(checkpoint, folder / "w8a8.safetensors", config)
-    return folder / "w8a8.safetensors"
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["pre-norm", "post-norm"])
-def artifact(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fused")
-    return write_artifact(folder, encoder_normalize_before=request.param, decoder_normalize_before=request.param)
-
-
-@pytest.fixture
-def model(artifact):
-    return build_model(open_source(artifact), fused=True).module
-
-
-def speech(model, lengths=(120, 61, 90)):
-    torch.manual_seed(5)
-    return pad([torch.randn(length, 80) for length in lengths], model)
 
 
 def test_an_encoder_run_whole_is_its_modules_one_by_one(model, without_kernels):
@@ -82,24 +37,6 @@ def test_an_utterance_gets_the_same_bits_whatever_it_is_batched_with(model):
         together = model.encoder(source, lengths)["encoder_out"][0]
         longest = model.encoder(source[:1], lengths[:1])["encoder_out"][0]
     assert torch.equal(together[:, :1], longest)
-
-
-def walk(model, num_steps, shrink_at, *, beam=BEAM, lengths=(120, 61, 90)):
-    """Logits of a beam search that chooses by dice, and drops an utterance on its way."""
-    dice = torch.Generator().manual_seed(0)
-    encoder_out = model.encoder(*speech(model, lengths))
-    encoder_out = model.encoder.reorder_encoder_out(encoder_out, torch.arange(3).repeat_interleave(beam))
-    tokens, state, logits = torch.full((3 * beam, 1), 2), {}, []
-    for step in range(num_steps):
-        out, _ = model.decoder.forward(tokens, encoder_out=encoder_out, incremental_state=state)
-        logits.append(out[:, -1])
-        tokens = torch.cat([tokens, torch.randint(4, out.shape[-1], (len(tokens), 1), generator=dice)], dim=1)
-        order = torch.arange(len(tokens)).view(-1, beam)
-        order = order[::2] if step == shrink_at else order
-        order = order[:, torch.randint(0, beam, (beam,), generator=dice)].reshape(-1)
-        model.decoder.reorder_incremental_state_scripting(state, order)
-        encoder_out, tokens = model.encoder.reorder_encoder_out(encoder_out, order), tokens[order]
-    return logits
 
 
 def test_steps_of_a_beam_search_are_its_modules_one_by_one(model, without_kernels):
@@ -173,7 +110,9 @@ def test_real_speech_is_as_near_to_the_float_model_as_without_kernels(samples_di
     from asrcompress.speech.datasets import read_utterances
 
     quantize(samples_dir / "asr/checkpoint_best.pt", tmp_path / "w8a8.safetensors", QuantizeConfig(activations="int8"))
-    models = [load_model(path, fused=True) for path in (samples_dir / "asr/checkpoint_best.pt", tmp_path / "w8a8.safetensors")]
+    models = [
+        load_model(path, fused=True) for path in (samples_dir / "asr/checkpoint_best.pt", tmp_path / "w8a8.safetensors")
+    ]
     family, spec = models[0].source.family, models[0].source.spec
     errors = {"fused": 0.0, "torch": 0.0, "between": 0.0}
     with torch.no_grad():
@@ -187,9 +126,15 @@ def test_real_speech_is_as_near_to_the_float_model_as_without_kernels(samples_di
             errors["between"] += float((fused - by_torch).square().sum())
     assert 0.9 < errors["fused"] / errors["torch"] < 1.1
     assert 0 < errors["between"] < 0.1 * errors["torch"]
+
+
 OTHERS = {
-    "wide-heads": dict(encoder_embed_dim=132, encoder_attention_heads=2, decoder_embed_dim=128, encoder_layers=1, decoder_layers=2),
-    "wider-heads": dict(encoder_embed_dim=200, encoder_attention_heads=2, decoder_embed_dim=200, encoder_layers=1, decoder_layers=1),
+    "wide-heads": dict(
+        encoder_embed_dim=132, encoder_attention_heads=2, decoder_embed_dim=128, encoder_layers=1, decoder_layers=2
+    ),
+    "wider-heads": dict(
+        encoder_embed_dim=200, encoder_attention_heads=2, decoder_embed_dim=200, encoder_layers=1, decoder_layers=1
+    ),
     "groups": dict(granularity="per_group:4", encoder_ffn_embed_dim=96, decoder_ffn_embed_dim=72),
 }
 
@@ -208,7 +153,9 @@ def other(request, tmp_path_factory):
 def test_other_sizes_and_more_rows_than_a_block_are_the_modules_one_by_one(other, without_kernels):
     def run():
         encoded = other.encoder(*speech(other, LONG))
-        return encoded["encoder_out"][0][~encoded["encoder_padding_mask"][0].t()], walk(other, 3, 1, beam=36, lengths=LONG)
+        return encoded["encoder_out"][0][~encoded["encoder_padding_mask"][0].t()], walk(
+            other, 3, 1, beam=36, lengths=LONG
+        )
 
     before = torch.get_num_threads()
     with torch.no_grad():
@@ -277,7 +224,9 @@ def in_groups(linear, number):
 UNFIT_LAYERS = {
     "activation": lambda layer: setattr(layer, "activation_fn", F.gelu),
     "norm": lambda layer: setattr(layer, "final_layer_norm", nn.Identity()),
-    "norm-without-bias": lambda layer: setattr(layer, "self_attn_layer_norm", nn.LayerNorm(layer.embed_dim, bias=False)),
+    "norm-without-bias": lambda layer: setattr(
+        layer, "self_attn_layer_norm", nn.LayerNorm(layer.embed_dim, bias=False)
+    ),
     "float-activations": lambda layer: setattr(layer.fc1, "activations", "none"),
     "float-weight": lambda layer: in_float(layer.fc2),
     "groups-that-cut-words": lambda layer: in_groups(layer.self_attn.out_proj, layer.embed_dim // 2),
@@ -286,7 +235,9 @@ UNFIT_LAYERS = {
 UNFIT_DECODER_LAYERS = {
     "cross-groups-that-differ": lambda layer: in_groups(layer.encoder_attn.v_proj, 2),
     "cross-heads": lambda layer: setattr(layer.encoder_attn, "num_heads", 4),
-    "heads-of-no-words": lambda layer: [setattr(attention, "num_heads", 4) for attention in (layer.self_attn, layer.encoder_attn)],
+    "heads-of-no-words": lambda layer: [
+        setattr(attention, "num_heads", 4) for attention in (layer.self_attn, layer.encoder_attn)
+    ],
     "another-norm": lambda layer: setattr(layer, "ffn_layernorm", nn.LayerNorm(70)),
 }
 UNFIT_DECODERS = {
@@ -304,14 +255,20 @@ def apart(artifact):
     return build_model(open_source(artifact)).module
 
 
-@pytest.mark.parametrize("change", [*UNFIT_LAYERS.values(), lambda layer: setattr(layer, "return_fc", True)], ids=[*UNFIT_LAYERS, "return-fc"])
+@pytest.mark.parametrize(
+    "change",
+    [*UNFIT_LAYERS.values(), lambda layer: setattr(layer, "return_fc", True)],
+    ids=[*UNFIT_LAYERS, "return-fc"],
+)
 def test_an_encoder_layer_that_the_kernels_would_get_wrong_is_left_alone(apart, change):
     change(apart.encoder.transformer_layers[0])
     assert fuse(apart) == 1
     assert [type(layer).__name__.startswith("Fused") for layer in apart.encoder.transformer_layers] == [False, True]
 
 
-@pytest.mark.parametrize("change", [*UNFIT_LAYERS.values(), *UNFIT_DECODER_LAYERS.values()], ids=[*UNFIT_LAYERS, *UNFIT_DECODER_LAYERS])
+@pytest.mark.parametrize(
+    "change", [*UNFIT_LAYERS.values(), *UNFIT_DECODER_LAYERS.values()], ids=[*UNFIT_LAYERS, *UNFIT_DECODER_LAYERS]
+)
 def test_a_decoder_with_layers_that_the_kernels_would_get_wrong_is_left_alone(apart, change):
     for layer in apart.decoder.layers:
         change(layer)
@@ -331,7 +288,10 @@ def test_a_whole_sentence_given_at_once_is_fairseqs(model, without_kernels):
     def run():
         encoder_out = model.encoder.reorder_encoder_out(model.encoder(*speech(model)), rows)
         state = {}
-        steps = [model.decoder.forward(tokens[:, : n + 1], encoder_out=encoder_out, incremental_state=state)[0] for n in range(4)]
+        steps = [
+            model.decoder.forward(tokens[:, : n + 1], encoder_out=encoder_out, incremental_state=state)[0]
+            for n in range(4)
+        ]
         return model.decoder.forward(tokens, encoder_out=encoder_out)[0], torch.cat(steps, dim=1)
 
     with torch.no_grad():

@@ -79,16 +79,25 @@ def test_overlapping_rows_are_read_where_they_lie():
 
 
 def test_stacked_weights_are_their_outputs_behind_one_another():
-    first, second, bias, x = packed(5, 16), packed(7, 16, method="asymmetric", seed=1), torch.randn(7), torch.randn(4, 16)
+    first, second, bias, x = (
+        packed(5, 16),
+        packed(7, 16, method="asymmetric", seed=1),
+        torch.randn(7),
+        torch.randn(4, 16),
+    )
     both = stack([(w.codes, w.scale, w.zero_point, b) for w, b in ((first, None), (second, bias))])
-    assert torch.equal(linear(both, x), torch.cat([product_in_words(x, first), product_in_words(x, second, bias)], dim=1))
+    assert torch.equal(
+        linear(both, x), torch.cat([product_in_words(x, first), product_in_words(x, second, bias)], dim=1)
+    )
 
 
 def test_whoever_differentiates_or_traces_sees_torch():
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Names(TorchDispatchMode):
-        seen: list[str] = []
+        def __init__(self):
+            super().__init__()
+            self.seen = []
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             self.seen.append(str(function))
@@ -97,9 +106,9 @@ def test_whoever_differentiates_or_traces_sees_torch():
     weight, x = packed(6, 8), torch.randn(2, 8)
     assert usable(x) and not usable(x.clone().requires_grad_()) and not usable(x.double())
     fast = weight.integer_product(x)
-    with Names():
+    with Names() as names:
         assert torch.equal(weight.integer_product(x), fast)
-    assert any("_int_mm" in name for name in Names.seen)
+    assert any("_int_mm" in name for name in names.seen)
 
 
 def test_copies_and_new_weights_are_laid_out_anew():
@@ -109,7 +118,9 @@ def test_copies_and_new_weights_are_laid_out_anew():
     before = weight.integer_product(x)
     assert torch.equal(copy.deepcopy(weight).integer_product(x), before)
     weight.load_state_dict(other.state_dict())
-    assert torch.equal(weight.integer_product(x), product_in_words(x, other)) and not torch.equal(before, product_in_words(x, other))
+    assert torch.equal(weight.integer_product(x), product_in_words(x, other)) and not torch.equal(
+        before, product_in_words(x, other)
+    )
 
 
 def test_rows_that_do_not_lie_in_one_piece_are_copied_first():

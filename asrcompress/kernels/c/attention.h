@@ -49,7 +49,8 @@ static void pack_memory(Memory *m, const float *k, ptrdiff_t k_stride, const flo
 
 // softmax of a row of scores, x the values' scales, on a grid of its own; gives what the sums over values are multiplied by.
 INLINE float weigh_row(float *scores, int n, const float *mask, const float *value_scale, int8_t *codes, int32_t *sum) {
-    __m512 most = _mm512_set1_ps(-__builtin_inff()), total = _mm512_setzero_ps(), top = _mm512_setzero_ps();
+    __m512 most = _mm512_set1_ps(-__builtin_inff()), total = _mm512_setzero_ps();
+    __m512i top = _mm512_setzero_si512();  // as bits, so that NaN stays the largest
     for (int i = 0; i < n; i += 16) {
         const __mmask16 in = lanes(n - i);
         __m512 score = _mm512_mask_loadu_ps(_mm512_set1_ps(-__builtin_inff()), in, scores + i);
@@ -65,10 +66,12 @@ INLINE float weigh_row(float *scores, int n, const float *mask, const float *val
         const __m512 weight = _mm512_maskz_mov_ps(in, exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, scores + i), base)));
         total = _mm512_add_ps(total, weight);
         const __m512 scaled = _mm512_mul_ps(weight, _mm512_maskz_loadu_ps(in, value_scale + i));
-        top = _mm512_max_ps(top, scaled);
+        top = _mm512_max_epi32(top, _mm512_and_si512(_mm512_set1_epi32(0x7fffffff), _mm512_castps_si512(scaled)));
         _mm512_storeu_ps(scores + i, scaled);
     }
-    const float largest_weight = _mm512_reduce_max_ps(top);
+    const int32_t top_bits = _mm512_reduce_max_epi32(top);
+    float largest_weight;
+    memcpy(&largest_weight, &top_bits, 4);
     const __m512 inverse = _mm512_set1_ps(largest_weight < TINY ? 0.0f : 127.0f / largest_weight);
     __m512i sums = _mm512_setzero_si512();
     for (int i = 0; i < n; i += 16) {

@@ -21,7 +21,8 @@ static void depthwise_step(const Depthwise *w, const float *x, float *out) {
             bits = _mm512_max_epi32(bits, _mm512_and_si512(magnitude, _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, x + k * next + c))));
         const __m512 most = _mm512_castsi512_ps(bits), full = _mm512_set1_ps(127.0f);
         const __m512 inverse = _mm512_mask_mov_ps(_mm512_div_ps(full, most), _mm512_cmp_ps_mask(most, _mm512_set1_ps(TINY), _CMP_LT_OQ), _mm512_setzero_ps());
-        const __m512 scale = _mm512_mask_mov_ps(_mm512_div_ps(most, full), _mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_EQ_OQ), _mm512_set1_ps(1.0f));
+        __m512 scale = _mm512_mask_mov_ps(_mm512_div_ps(most, full), _mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_EQ_OQ), _mm512_set1_ps(1.0f));
+        scale = _mm512_mask_mov_ps(_mm512_set1_ps(__builtin_nanf("")), _mm512_cmp_ps_mask(most, _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ), scale);
         for (int k = 0; k < w->taps; k++) {
             __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + k * next + c), inverse));
             code = _mm512_max_epi32(low, _mm512_min_epi32(high, code));

@@ -112,7 +112,9 @@ int asrc_attention(const Attention *a, int threads) {
 // One encoder layer in place: x (time, batch, dim); rows: the places time x batch that are no padding; mask (batch, mask_stride) or NULL.
 int asrc_encoder_layer(const EncoderLayer *layer, float *x, const int32_t *rows, int64_t num_rows, int time, int batch, const float *mask, int mask_stride, float *qkv, float *attended, int threads) {
     const int dim = layer->out.n, width = dim / layer->heads;
-    const int groups = layer->qkv.groups > layer->fc2.groups ? layer->qkv.groups : layer->fc2.groups;
+    const int32_t all[] = {layer->qkv.groups, layer->out.groups, layer->fc1.groups, layer->fc2.groups};
+    int groups = 1;
+    for (int i = 0; i < 4; i++) groups = all[i] > groups ? all[i] : groups;
     const size_t bytes = rows_scratch(dim, layer->fc1.n, groups);
     const int64_t blocks = (num_rows + BLOCK - 1) / BLOCK;
     int failed = 0;

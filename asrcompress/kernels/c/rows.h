@@ -22,7 +22,7 @@ INLINE void quantize_row(const float *x, int n, int groups, int8_t *codes, float
     const __m512 inverse = _mm512_set1_ps(most < TINY ? 0.0f : 127.0f / most);
     const __m512i low = _mm512_set1_epi32(-127), high = _mm512_set1_epi32(127);
     const int size = n / groups;
-    *scale = most == 0.0f ? 1.0f : most / 127.0f;
+    *scale = most == 0.0f ? 1.0f : most < __builtin_inff() ? most / 127.0f : __builtin_nanf("");  // nothing of a broken row is a number
     for (int g = 0; g < groups; g++) {
         __m512i sum = _mm512_setzero_si512();
         for (int i = 0; i < size; i += 16) {
