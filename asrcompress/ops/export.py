@@ -95,10 +95,10 @@ def _check_folder(folder: Path, sidecar: Path, path: Path, *, force: bool) -> No
         raise AsrCompressError(
             f"-o {folder}: export writes a folder of files; give a folder's name, such as {folder.with_suffix('')}"
         )
-    if os.path.lexists(folder) and not force:
-        raise AsrCompressError(f"{folder}: exists already; choose another name, or add --force to replace it")
     if os.path.lexists(folder):
-        _require_own(folder, sidecar)
+        _require_own(folder, sidecar)  # first: where --force does not help, it is not offered
+        if not force:
+            raise AsrCompressError(f"{folder}: exists already; choose another name, or add --force to replace it")
     else:
         check_outputs([folder], [path], force=False)
     check_outputs([sidecar], [path], force=force)

@@ -115,8 +115,9 @@ def test_an_export_is_replaced_with_force_only(exporter: ModuleType, model: Path
 def test_force_replaces_no_folder_with_something_else_in_it(exporter: ModuleType, model: Path) -> None:
     written = export(model, "c")
     (written.folder / "mine.txt").write_text("kept")
-    with pytest.raises(AsrCompressError, match="no export wrote"):
-        export(model, "c", force=True)
+    for force in (True, False):  # --force is not offered where it does not help
+        with pytest.raises(AsrCompressError, match="no export wrote"):
+            export(model, "c", force=force)
     with pytest.raises(AsrCompressError, match="no export wrote"):
         export(model, "c", output=model.parent, force=True)
     assert (written.folder / "mine.txt").read_text() == "kept" and model.is_file()
