@@ -16,6 +16,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from asrcompress.errors import AsrCompressError
+
 SOURCE = Path(__file__).parent / "c"
 FLAGS = ("-O2", "-march=native", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
@@ -29,7 +31,10 @@ def announce(text: str) -> None:
 
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    if os.environ.get(SWITCH) == "off":
+    switch = os.environ.get(SWITCH, "on")
+    if switch not in ("on", "off"):
+        raise AsrCompressError(f"{SWITCH}={switch}: use on or off")
+    if switch == "off":
         return None, f"{SWITCH}=off"
     if missing := NEEDED - _processor():
         return None, f"the processor has no {', '.join(sorted(missing))}"
@@ -42,9 +47,11 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return ctypes.CDLL(str(_compiled(compiler))), "avx512_vnni"
     except subprocess.TimeoutExpired:
         return None, f"{compiler} took more than {PATIENCE_S} seconds"
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        return None, f"{compiler} failed: {reason[0][:200] if reason else type(error).__name__}"
+    except subprocess.CalledProcessError as error:
+        said = str(error.stderr or "").strip().splitlines()
+        return None, f"{compiler} failed with status {error.returncode}{f': {said[0][:200]}' if said else ''}"
+    except OSError as error:
+        return None, f"{compiler} gave no library: {error}"
 
 
 def library() -> ctypes.CDLL | None:

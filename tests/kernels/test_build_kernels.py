@@ -10,6 +10,7 @@ import subprocess
 import pytest
 import torch
 
+from asrcompress.errors import AsrCompressError
 from asrcompress.kernels import build
 from asrcompress.ops.load import environment
 from tests.kernels.conftest import packed, product_in_words
@@ -168,3 +169,14 @@ def test_a_record_says_how_integers_were_multiplied_only_where_they_were(fresh, 
     assert "integer_kernels" not in environment("cpu")
     build.library()
     assert environment("cpu")["integer_kernels"] == "avx512_vnni"
+
+
+def test_a_compiler_that_says_nothing_is_told_by_its_status(fresh, monkeypatch):
+    monkeypatch.setenv("CC", "/bin/false")
+    assert build.library() is None and build.state() == "torch (/bin/false failed with status 1)"
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_an_error(fresh, monkeypatch):
+    monkeypatch.setenv(build.SWITCH, "maybe")
+    with pytest.raises(AsrCompressError, match="ASRCOMPRESS_KERNELS=maybe: use on or off"):
+        build.library()
