@@ -47,7 +47,7 @@ def in_order(
     try:
         used, following = 0, next(left, None)
         while waiting or following is not None:
-            while following is not None and len(waiting) <= num_threads:
+            while following is not None and len(waiting) < num_threads:
                 size = size_bytes(following)
                 if waiting and used + size > AHEAD_BYTES:
                     break

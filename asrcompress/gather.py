@@ -114,11 +114,12 @@ def put_masked(kept: Tensor, mask: Tensor, values: Tensor) -> None:
 
 
 def zero_where_dropped(values: Tensor, mask: Tensor) -> Tensor:
-    """Float32 values with 0 where the mask is False; what is kept keeps its bits."""
+    """Floats of 2 or 4 bytes with 0 where the mask is False; what is kept keeps its bits."""
     if values.device.type != "cpu":
         return torch.where(mask, values, 0.0)
-    found = np.empty(values.shape, dtype=np.int32)
-    np.multiply(bits(values), mask.numpy(), out=found)
+    array = bits(values)
+    found = np.empty(values.shape, dtype=array.dtype)
+    np.multiply(array, mask.numpy(), out=found)
     return torch.from_numpy(found).view(values.dtype)
 
 

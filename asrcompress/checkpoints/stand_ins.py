@@ -22,6 +22,9 @@ ALLOWED_NAMES = frozenset(
 )
 
 
+LOOK_UP = "builtins.getattr"
+
+
 class StandIn:
     """An object of some class, as data: the arguments it was made from and the state it was given."""
 
@@ -52,9 +55,20 @@ def _empty_dict(*_: Any) -> dict[Any, Any]:
     return {}
 
 
+def member(owner: Any, name: Any) -> StandIn:
+    """A member of an enumeration, which Python 3.11.0 to 3.11.3 pickles as getattr(class, name): the class made from the name.
+
+    Raises:
+        TypeError: the owner is no stand-in; nothing else is looked up.
+    """
+    if not (isinstance(owner, type) and issubclass(owner, StandIn) and isinstance(name, str)):
+        raise TypeError("it looks up an attribute of something that is no class of data")
+    return owner(name)
+
+
 def is_allowed(qualified_name: str) -> bool:
     """Whether a name may be replaced by a stand-in (torch's own names are torch's to allow)."""
-    return qualified_name == "collections.defaultdict" or (
+    return qualified_name in ("collections.defaultdict", LOOK_UP) or (
         qualified_name in ALLOWED_NAMES or qualified_name.startswith(ALLOWED_PREFIXES)
     )
 
@@ -68,6 +82,8 @@ def stand_ins(names: Iterable[str]) -> dict[str, Callable[..., Any]]:
     for name in filter(is_allowed, names):
         if name == "collections.defaultdict":
             replacements[name] = _empty_dict
+        elif name == LOOK_UP:
+            replacements[name] = member
         elif name == "fairseq.logging.meters.MetersDict":
             replacements[name] = OrderedDict
         else:

@@ -4,6 +4,6 @@ build.py makes and loads the library; weights.py lays weights out for it; the re
 modules/ and integers/, which computes the same with torch where there is no library: see `state`.
 """
 
-from asrcompress.kernels.build import library, state, was_asked
+from asrcompress.kernels.build import library, state
 
-__all__ = ["library", "state", "was_asked"]
+__all__ = ["library", "state"]

@@ -59,11 +59,6 @@ def library() -> ctypes.CDLL | None:
     return _load()[0]
 
 
-def was_asked() -> bool:
-    """Whether somebody in this process wanted to multiply integers."""
-    return _load.cache_info().currsize > 0
-
-
 def state() -> str:
     """Which instructions integers are multiplied with: `avx512_vnni`, or `torch` and why, for sidecars and messages."""
     found, reason = _load()

@@ -97,7 +97,9 @@ def evaluate(
         getattr(source.family, "UNUSED_OPTIONS", ()),
     )
     loaded = build_model(source, device=config.device, fused=True)
-    if source.content is not None and source.content.recipe.get("activations") == "int8" and not source.content.grids:
+    content = source.content
+    multiplies = content is not None and content.recipe.get("activations") == "int8" and not content.grids
+    if multiplies:
         library()  # compiled, where it has to be, before any time is taken
     if source.family.TASK == "asr":
         from asrcompress.ops.score_asr import measure
@@ -119,7 +121,7 @@ def evaluate(
     record = build(
         "eval",
         model=model,
-        environment=environment(config.device),
+        environment=environment(config.device, multiplied=multiplies),
         data=measured.data | {"duration_s": round(clock.audio_s, 6)},
         normalizer=measured.normalizer,
         decoding=measured.decoding,

@@ -22,7 +22,7 @@ from asrcompress.checkpoints import Checkpoint, read_checkpoint
 from asrcompress.errors import AsrCompressError
 from asrcompress.file_hash import FileHash, changed, identity_of
 from asrcompress.integers.sites import Sites
-from asrcompress.kernels import state, was_asked
+from asrcompress.kernels import state
 from asrcompress.mapped import Outlined, outlines
 from asrcompress.mapped_artifact import map_artifact
 from asrcompress.models import ModelSpec, get_family, recognise
@@ -226,10 +226,10 @@ def set_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def environment(device: str) -> dict[str, Any]:
-    """The sidecar's environment block for work done in this process; how integers were multiplied, where they were."""
+def environment(device: str, *, multiplied: bool = False) -> dict[str, Any]:
+    """The sidecar's environment block for work done in this process. `multiplied`: int8 products were; then by what, too."""
     described = describe_environment(device=device, num_threads=torch.get_num_threads())
-    return described | ({"integer_kernels": state()} if was_asked() else {})
+    return described | ({"integer_kernels": state()} if multiplied else {})
 
 
 def _is_compressed(content: ArtifactContent | None) -> TypeGuard[ArtifactContent]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from asrcompress.ahead import Counter
 from asrcompress.artifact import ArtifactContent
 from asrcompress.errors import AsrCompressError
+from asrcompress.gather import zero_where_dropped
 from asrcompress.grids import Granularity, QuantizedWeight, all_finite, as_rows, zero_codes
 from asrcompress.mapped import Made, release
 from asrcompress.modules.swap import WeightSite
@@ -211,7 +212,8 @@ def _prune_floats(
         source.content.sparse[name].values.dtype if source.content and name in source.content.sparse else tensor.dtype
     )
     pruned = prune(tensor, choice, sparsifier=sparsifier, name=name, statistics=statistics)
-    values = pruned.rows.to(stored if stored in VALUE_TYPES.values() else torch.float32)
+    kept_type = stored if stored in VALUE_TYPES.values() else torch.float32
+    values = zero_where_dropped(pruned.whole.to(kept_type), pruned.mask)
     if not all_finite(values):
         raise AsrCompressError(
             f"{name}: what makes up for dropped weights is too large for {stored}; use --method wanda"

@@ -19,5 +19,6 @@ def sparsify(
     if isinstance(choice, tuple):
         mask = keep_largest(rows, *choice, of_magnitude=True)
     else:
-        mask = keep_ranked(rows.abs().reshape(1, -1), kept_of(choice, [rows.numel()])).reshape(rows.shape)
+        kept = kept_of(choice, [rows.numel()])
+        mask = keep_ranked(rows.reshape(1, -1), kept, of_magnitude=True).reshape(rows.shape)
     return only(rows, mask, choice)

@@ -57,12 +57,13 @@ def only(rows: Tensor, mask: Tensor, choice: Choice) -> Pruned:
     return Pruned(rows, mask, choice if isinstance(choice, tuple) else UNSTRUCTURED)
 
 
-def keep_ranked(score: Tensor, counts: Sequence[int]) -> Tensor:
+def keep_ranked(score: Tensor, counts: Sequence[int], *, of_magnitude: bool = False) -> Tensor:
     """Which columns to keep: of each row as many as `counts` says with the largest score, of equals the first.
 
     Args:
         score: (rows, columns) float32; no NaN.
         counts: (rows,), 0 to columns each.
+        of_magnitude: rank by |score|, of which no copy is kept.
 
     Returns:
         (rows, columns) bool.
@@ -73,21 +74,25 @@ def keep_ranked(score: Tensor, counts: Sequence[int]) -> Tensor:
     step = max(CHUNK // max(columns, 1), 1)
     for begin in range(0, rows, step):
         here = slice(begin, begin + step)
-        mask[here] = _largest(values[here], keep[here])
+        mask[here] = _largest(values[here], keep[here], of_magnitude)
     return torch.from_numpy(mask)
 
 
-def _largest(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _largest(values: np.ndarray, counts: np.ndarray, of_magnitude: bool) -> np.ndarray:
     """`keep_ranked` for a few rows, or one long one: by the smallest value that is kept, and of those equal to it the first."""
     columns = values.shape[1]
     # The place of the smallest kept value in ascending order; a row that keeps none has one beyond its largest.
     places = np.minimum(columns - counts, columns - 1)
-    ordered = np.partition(values, np.unique(places), axis=1)
+    ordered = np.abs(values) if of_magnitude else values.copy()
+    ordered.partition(np.unique(places), axis=1)
     least = np.take_along_axis(ordered, places, axis=1)
     del ordered
     mask: np.ndarray = values > least
-    left = counts - np.count_nonzero(mask, axis=1, keepdims=True)
     ties = values == least
+    if of_magnitude:
+        mask |= values < -least
+        ties |= values == -least
+    left = counts - np.count_nonzero(mask, axis=1, keepdims=True)
     if (np.count_nonzero(ties, axis=1, keepdims=True) != left).any():
         ties &= np.cumsum(ties, axis=1, dtype=np.int32 if columns < 2**31 else np.int64) <= left
     mask |= ties

@@ -73,6 +73,7 @@ def measure(folder: Path, dtype: str, layers: int, dim: int) -> list[dict[str, A
     for command in COMMANDS:
         found = run([sys.executable, "-m", "asrcompress", *command, str(checkpoint), "-o", str(output), "--force"])
         size = output.stat().st_size if output.exists() else None
+        found["output"] = [line.replace(f"{folder}{os.sep}", "") for line in found["output"]]
         rows.append(common | {"command": " ".join(command), "output_bytes": size, "bound_bytes": bound} | found)
         for path in folder.glob("big.out.*"):
             path.unlink()

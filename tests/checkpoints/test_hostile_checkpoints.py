@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,38 @@ def test_damage_never_raises_anything_else(tmp_path: Path, valid_files: list[byt
         except AsrCompressError as error:
             message = str(error)
         assert "\n" not in message
+
+
+class LooksUp:
+    """Pickles to getattr(owner, name), as Python 3.11.0 to 3.11.3 does with members of enumerations."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
+        return getattr, (self.owner, self.name)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy"])
+def test_an_attribute_is_looked_up_of_classes_of_data_alone(tmp_path: Path, how: str) -> None:
+    from fairseq.data.multilingual.multilingual_utils import LangTokSpec
+
+    path, zipped = tmp_path / "c.pt", how == "zip"
+    state = {"model": {"w": torch.ones(2)}}
+    args = Namespace(style=LooksUp(LangTokSpec, "main"), arch="x")
+    torch.save(state | {"args": args}, path, _use_new_zipfile_serialization=zipped)
+    assert read_checkpoint(path).config["model"]["style"] == "main"
+    for owner, name in (("text", "upper"), ([], "append")):
+        torch.save(
+            state | {"args": Namespace(style=LooksUp(owner, name), arch="x")},
+            path,
+            _use_new_zipfile_serialization=zipped,
+        )
+        assert "no class of data" in message_for(path)
+
+
+def test_a_trusted_file_looks_up_what_it_likes(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    torch.save({"model": {"w": torch.ones(2)}, "extra": LooksUp(Custom, "forward"), "args": Namespace(arch="x")}, path)
+    assert "Custom" in message_for(path)
+    assert list(read_checkpoint(path, trust=True).tensors) == ["w"]
