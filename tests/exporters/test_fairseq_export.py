@@ -8,6 +8,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -56,10 +57,10 @@ def load_by_fairseq(path: Path, **overrides: Any) -> tuple[torch.nn.Module, Any]
     class Config(HubertCtcConfig):  # type: ignore[misc,unused-ignore]
         autoregressive: bool = False  # Fairseq reads it and has no such field (facebookresearch/fairseq#4916)
 
-    MODEL_DATACLASS_REGISTRY["hubert_ctc"] = Config
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(path)], arg_overrides={"data": str(path.parent)} | overrides
-    )
+    with patch.dict(MODEL_DATACLASS_REGISTRY, hubert_ctc=Config):
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+            [str(path)], arg_overrides={"data": str(path.parent)} | overrides
+        )
     return models[0].eval(), task
 
 
