@@ -2,7 +2,7 @@
 
 Goes by numbers of places, never value by value: where what is kept is as good as random, a processor guesses wrong at every
 second one. Works on so many at once that the numbers stay near it. What is kept is decided in sparsifiers/, how it is stored
-in patterns.py.
+in group_codes.py.
 """
 
 from __future__ import annotations

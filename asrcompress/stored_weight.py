@@ -22,6 +22,7 @@ from asrcompress.grids import (
     row_blocks,
     zero_codes,
 )
+from asrcompress.group_codes import join, join_values, split, split_values
 from asrcompress.packing import SUPPORTED_BITS, count_true, pack, pack_mask, packed_size_bytes, unpack, unpack_mask
 from asrcompress.patterns import (
     UNSTRUCTURED,
@@ -29,12 +30,8 @@ from asrcompress.patterns import (
     Unstructured,
     code_sizes,
     group_code_bits,
-    join,
-    join_values,
     parse_pattern,
     pattern_name,
-    split,
-    split_values,
     takes_bitmask,
 )
 from asrcompress.sparse import SparseWeight

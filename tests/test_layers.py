@@ -14,7 +14,7 @@ LEVELS = {
     "files": 1, "file_hash": 1, "integers": 1, "grids": 1, "packing": 1, "gather": 1, "ahead": 1, "patterns": 1, "sidecar": 1, "gate": 1,
     "checkpoints": 2, "models": 2, "modules": 2, "quantizers": 2, "sparsifiers": 2, "metrics": 2, "artifact": 2, "report": 2, "speech": 2,
     "artifact_file": 2, "artifact_size": 2, "mapped_artifact": 2, "stored_weight": 2, "sparse": 1, "entropy": 1, "mapped": 1, "tensor_file": 1,
-    "compact": 2, "training": 2, "exporters": 3, "ops": 4,
+    "group_codes": 1, "compact": 2, "training": 2, "exporters": 3, "ops": 4,
     "cli": 5,
 }  # fmt: skip
 SAME = {
@@ -25,6 +25,9 @@ SAME = {
     ("models", "checkpoints"),
     ("patterns", "packing"),
     ("patterns", "gather"),
+    ("group_codes", "patterns"),
+    ("group_codes", "packing"),
+    ("group_codes", "gather"),
     ("grids", "gather"),
     ("sparse", "patterns"),
     ("entropy", "tensor_file"),

@@ -12,18 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrcompress.errors import AsrCompressError
+from asrcompress.group_codes import GROUPS_AT_ONCE, join, split
 from asrcompress.packing import pack, packed_size_bytes
-from asrcompress.patterns import (
-    GROUPS_AT_ONCE,
-    LARGEST_GROUP,
-    code_sizes,
-    group_code_bits,
-    join,
-    keep_largest,
-    parse_pattern,
-    pattern_name,
-    split,
-)
+from asrcompress.patterns import LARGEST_GROUP, code_sizes, group_code_bits, keep_largest, parse_pattern, pattern_name
 
 ZERO = torch.zeros(1, 1, dtype=torch.int8)
 EVERY_PATTERN = [(n, m) for m in range(2, LARGEST_GROUP + 1) for n in range(1, m)]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from asrcompress.group_codes import group_numbers
 from asrcompress.packing import count_true
-from asrcompress.patterns import group_numbers
 
 FIRST_ROWS = 16
 KNOWN = ((1, 4), (2, 4))  # what `detect` looks for, sparsest first

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from asrcompress.artifact import ArtifactContent
 from asrcompress.grids import as_rows, nonzero_codes
-from asrcompress.patterns import UNSTRUCTURED, Pattern, Unstructured, pack_groups
+from asrcompress.group_codes import pack_groups
+from asrcompress.patterns import UNSTRUCTURED, Pattern, Unstructured
 from asrcompress.quantizers.support import Pruned
 
 Kept = tuple[Tensor, Pattern | Unstructured]  # (rows, columns) bool, True where kept, and its pattern

@@ -23,11 +23,12 @@ import asrcompress
 from asrcompress.artifact import ArtifactContent, load_artifact, save_artifact
 from asrcompress.artifact_file import byte_ledger, file_parts, read_record
 from asrcompress.grids import Granularity
+from asrcompress.group_codes import split
 from asrcompress.models import FAMILIES
 from asrcompress.models.crnn import CRNN
 from asrcompress.ops.quantize import Calibrate, QuantizeConfig, quantize
 from asrcompress.packing import pack, pack_mask
-from asrcompress.patterns import UNSTRUCTURED, code_sizes, group_code_bits, keep_largest, parse_pattern, split
+from asrcompress.patterns import UNSTRUCTURED, code_sizes, group_code_bits, keep_largest, parse_pattern
 from asrcompress.quantizers import QUANTIZERS, get_quantizer, rtn
 from asrcompress.sparse import SparseWeight
 from asrcompress.sparsifiers import SPARSIFIERS, prune

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from asrcompress.group_codes import GROUPS_AT_ONCE
 from asrcompress.metrics.honesty_nm import count_pattern, count_zeros, detect_pattern
-from asrcompress.patterns import GROUPS_AT_ONCE
 
 
 def two_of_four() -> torch.Tensor:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from asrcompress.grids import Granularity, code_range, dequantize, quant_max, zero_codes
+from asrcompress.group_codes import join, split
 from asrcompress.packing import pack
-from asrcompress.patterns import code_sizes, join, split
+from asrcompress.patterns import code_sizes
 from asrcompress.quantizers import QUANTIZERS, get_quantizer, gptq, supported_bits
 from asrcompress.quantizers.statistics import InputStatistics, output_error
 from asrcompress.quantizers.support import Pruned
