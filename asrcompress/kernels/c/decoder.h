@@ -131,8 +131,7 @@ static void attend_encoder(const Decoder *d, const DecoderState *s, const LayerS
     }
 }
 
-INLINE void post_norm(const Decoder *d, const Rows *r, float *x, int count, int dim, const Norm *norm) {
-    (void)r;
+INLINE void post_norm(const Decoder *d, float *x, int count, int dim, const Norm *norm) {
     if (!d->pre_norm)
         for (int i = 0; i < count; i++) layer_norm_row(x + (ptrdiff_t)i * dim, dim, norm->weight, norm->bias, norm->eps, x + (ptrdiff_t)i * dim);
 }
@@ -149,21 +148,21 @@ static void decode_rows(const Decoder *d, const DecoderState *s, const StepScrat
         for (int j = 0; j < count; j++) attend_past(d, s, l, t, row + j, t->qkv + (ptrdiff_t)j * 3 * dim, t->attended + (ptrdiff_t)j * dim, dim);
         tokens = quantize_rows(&t->rows, t->attended, NULL, dim, count, NULL, &layer->out);
         product(&tokens, &layer->out, &to_x, 0, count, 0, panels(&layer->out));
-        post_norm(d, &t->rows, x, count, dim, &layer->self_norm);
+        post_norm(d, x, count, dim, &layer->self_norm);
 
         tokens = quantize_rows(&t->rows, x, NULL, dim, count, d->pre_norm ? &layer->cross_norm : NULL, &layer->cross_q);
         product(&tokens, &layer->cross_q, &to_query, 0, count, 0, panels(&layer->cross_q));
         attend_encoder(d, s, l, t, row, count, dim);
         tokens = quantize_rows(&t->rows, t->attended, NULL, dim, count, NULL, &layer->cross_out);
         product(&tokens, &layer->cross_out, &to_x, 0, count, 0, panels(&layer->cross_out));
-        post_norm(d, &t->rows, x, count, dim, &layer->cross_norm);
+        post_norm(d, x, count, dim, &layer->cross_norm);
 
         const Target to_hidden = {t->rows.hidden, NULL, NULL, up(layer->fc1.n, 16), 1};
         tokens = quantize_rows(&t->rows, x, NULL, dim, count, d->pre_norm ? &layer->ffn_norm : NULL, &layer->fc1);
         product(&tokens, &layer->fc1, &to_hidden, 0, count, 0, panels(&layer->fc1));
         tokens = quantize_rows(&t->rows, t->rows.hidden, NULL, to_hidden.stride, count, NULL, &layer->fc2);
         product(&tokens, &layer->fc2, &to_x, 0, count, 0, panels(&layer->fc2));
-        post_norm(d, &t->rows, x, count, dim, &layer->ffn_norm);
+        post_norm(d, x, count, dim, &layer->ffn_norm);
     }
     const Target to_logits = {logits, NULL, NULL, d->output.n, 0};
     const Tokens tokens = quantize_rows(&t->rows, x, NULL, dim, count, d->final_norm.weight ? &d->final_norm : NULL, &d->output);

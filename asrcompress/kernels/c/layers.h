@@ -25,17 +25,13 @@ typedef struct {
     int8_t *codes;
 } Rows;
 
-INLINE size_t row_bytes(int n) { return (size_t)up(n, 64); }
-
 static Rows make_rows(uint8_t *scratch, int dim, int hidden, int groups) {
-    const int widest = dim > hidden ? dim : hidden;
     Rows r;
     r.normed = (float *)scratch;
     r.hidden = r.normed + (size_t)BLOCK * up(dim, 16);
     r.scale = r.hidden + (size_t)BLOCK * up(hidden, 16);
     r.sums = (int32_t *)(r.scale + BLOCK);
     r.codes = (int8_t *)(r.sums + (size_t)BLOCK * groups);
-    (void)widest;
     return r;
 }
 
