@@ -67,7 +67,7 @@ def split_values(values: Tensor, mask: Tensor, pattern: Pattern) -> tuple[Tensor
 
 
 def pack_groups(mask: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """The group codes of a mask; `unpack_groups` is the inverse for a mask with exactly keep_n of every group.
+    """The group codes of a mask; of one with exactly keep_n of every group they say all.
 
     Args:
         mask: (rows, columns) bool; columns divide by group_m.
@@ -120,7 +120,7 @@ def join_values(kept: Tensor, group_codes: Tensor, pattern: Pattern, name: str =
         name: for messages.
 
     Raises:
-        AsrCompressError: as `unpack_groups`.
+        AsrCompressError: the group codes are of another type or size, have a padding bit set or are no rank.
     """
     rows, columns = len(kept), kept.shape[1] // pattern[0] * pattern[1]
     ranks = _read_ranks(group_codes, rows, columns, pattern, name)
@@ -129,17 +129,8 @@ def join_values(kept: Tensor, group_codes: Tensor, pattern: Pattern, name: str =
     return values, _mask(ranks, pattern).reshape(rows, columns)
 
 
-def unpack_groups(group_codes: Tensor, rows: int, columns: int, pattern: Pattern, name: str = "weight") -> Tensor:
-    """The mask (rows, columns), bool, that packed group codes stand for: exactly keep_n of every group_m columns.
-
-    Raises:
-        AsrCompressError: the group codes are of another type or size, have a padding bit set or are no rank.
-    """
-    return _mask(_read_ranks(group_codes, rows, columns, pattern, name), pattern).reshape(rows, columns)
-
-
 def _read_ranks(group_codes: Tensor, rows: int, columns: int, pattern: Pattern, name: str) -> np.ndarray:
-    """The rank of each group, checked; raises as `unpack_groups`."""
+    """The rank of each group, checked; raises as `join_values`."""
     groups, num_bits = rows * columns // pattern[1], group_code_bits(pattern)
     due = packed_size_bytes(groups, num_bits)
     if group_codes.dtype != torch.uint8 or group_codes.dim() != 1 or group_codes.numel() != due:

@@ -20,7 +20,6 @@ from asrcompress.integers.softmax import _tables
 RATE_BITS = 48  # fraction bits of a rate: powers of two that a unit is worth
 EXP_BITS = 40  # fraction bits of an exponential
 SPAN_BITS = 36  # fraction bits of a quotient's numerator; what is left of 64 is for the largest span
-PART_BITS = 6  # an exponent's first and second bits that have a table
 # 2^(-i/64) = 1 - WHOLE[i] / 2^33 and 2^(-i/4096) = 1 - PARTS[i] / 2^38, so that 32 bits keep 33 and 38
 WHOLE = [round((1 - 2.0 ** (-index / 64)) * 2**33) for index in range(64)]
 PARTS = [round(-math.expm1(-math.log(2) * index / 4096) * 2**38) for index in range(64)]

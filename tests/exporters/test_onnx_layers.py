@@ -145,3 +145,11 @@ def test_what_has_no_form_is_said_in_one_line() -> None:
     with pytest.raises(AsrCompressError, match="activation function leaky_relu has no ONNX form"):
         run({"x": rand(1, 2)}, lambda graph, x: layers.activation(graph, torch.nn.functional.leaky_relu, x))
     assert FloatWeight(conv.weight).shape == (2, 2, 3)
+
+
+def test_attention_with_keys_of_its_own_is_refused() -> None:
+    from fairseq.modules import MultiheadAttention
+
+    module = MultiheadAttention(8, 2, self_attention=True, add_bias_kv=True)
+    with pytest.raises(AsrCompressError, match="self_attn: attention with bias_k has no ONNX form"):
+        run({"x": rand(1, 3, 8)}, lambda graph, x: layers.attention(graph, "self_attn", module, x)[0])

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import nn
-
 from asrcompress.errors import AsrCompressError
 from asrcompress.exporters.graphs.graph import Graph
 from asrcompress.exporters.graphs.weights import (
@@ -162,7 +160,14 @@ def hidden_keys(graph: Graph, seen: str) -> str:
 
 
 def attention_keys(graph: Graph, name: str, module: Any, x: str) -> tuple[str, str]:
-    """Keys and values of Fairseq's attention, (batch, heads, time, width)."""
+    """Keys and values of Fairseq's attention, (batch, heads, time, width).
+
+    Raises:
+        AsrCompressError: the attention adds keys of its own, which no twin does.
+    """
+    for attribute in ("bias_k", "bias_v"):
+        if getattr(module, attribute, None) is not None:
+            raise AsrCompressError(f"{name}: attention with {attribute} has no ONNX form here")
     found = []
     with graph.at(name):
         for short in ("k", "v"):
@@ -192,10 +197,3 @@ def attention(
         out = attend(graph, q, *keys, getattr(module, "activations", "none"), hidden)
         out = graph.reshape(graph.transpose(out, 0, 2, 1, 3), 0, 0, count * width)
         return linear(graph, graph.below("out_proj"), module.out_proj, out), keys
-
-
-def check_attention(name: str, module: nn.Module) -> None:
-    """Raise where Fairseq's float attention has what is not written here."""
-    for attribute in ("bias_k", "bias_v"):
-        if getattr(module, attribute, None) is not None:
-            raise AsrCompressError(f"{name}: attention with {attribute} has no ONNX form here")
